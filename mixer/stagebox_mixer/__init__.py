@@ -1,0 +1,1 @@
+"""The control plane: registry, issuing CA, admission, API, ingest."""

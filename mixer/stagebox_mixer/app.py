@@ -1,0 +1,290 @@
+"""The mixer's composition root: builds every part, starts them in order, stops them in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+
+from stagebox.bus import BusClient, BusOptions
+from stagebox.errors import StageboxError
+from stagebox.files import check_writable_dir, make_private_dir
+from stagebox.identity import MixerId, check_name
+from stagebox.keyfiles import signing_key
+from stagebox.systemd import Notifier
+from stagebox.tls import load_identity, server_context
+from stagebox_keys import nats_jwt
+from stagebox_keys.mixer_keys import MixerKeys
+from stagebox_keys.storage import JETSTREAM_LABEL, LEDGER_LABEL
+from stagebox_mixer import streams
+from stagebox_mixer.admission.callout import Callout
+from stagebox_mixer.admission.policy import Trust
+from stagebox_mixer.api.access import Access
+from stagebox_mixer.api.app import Services, make_app
+from stagebox_mixer.api.server import ApiServer, bind, check_port_free
+from stagebox_mixer.audit import Audit, Row
+from stagebox_mixer.enrollment.service import EnrollmentService
+from stagebox_mixer.ingest.consumer import Ingest
+from stagebox_mixer.ingest.ledger import Ledger
+from stagebox_mixer.limits import LIMITS
+from stagebox_mixer.nats import credentials
+from stagebox_mixer.nats.config import Listener, NatsServerConfig
+from stagebox_mixer.nats.credentials import BusUser
+from stagebox_mixer.nats.server import NatsServer, Violation, find_executable
+from stagebox_mixer.registry.store import Registry
+from stagebox_mixer.server_certificate import ServerCertificate
+from stagebox_mixer.settings import MixerSettings
+
+log = structlog.get_logger()
+
+
+class Mixer:
+    """One running control plane."""
+
+    def __init__(self, settings: MixerSettings, keys: MixerKeys) -> None:
+        self._settings = settings
+        self._keys = keys
+        self._run_dir = settings.data / "run"
+        self._exit = contextlib.AsyncExitStack()
+        self._certificate = ServerCertificate(
+            authority=keys.issuing,
+            identity=MixerId(keys.cluster.name, check_name("mixer", settings.name)),
+            names=settings.server_names(),
+            directory=self._run_dir,
+        )
+        self._api_context: ssl.SSLContext | None = None
+        self.https_port = settings.https_port
+        self.nats: NatsServer | None = None
+        self._audit: Audit | None = None
+        self._callout: Callout | None = None
+        self._ingest: Ingest | None = None
+
+    @property
+    def snake_port(self) -> int:
+        """The port racks connect to."""
+        return self.nats.config.snake.port if self.nats is not None else self._settings.snake_port
+
+    async def start(self) -> None:
+        """Start everything; when this returns, racks and people can connect.
+
+        Raises:
+            StageboxError: something cannot start; what had started is stopped again.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stop everything in reverse order; what is acknowledged is durable."""
+        await self._exit.aclose()
+
+    async def _start(self) -> None:
+        listener = await self._prepare()
+        self.nats = await self._start_nats()
+        now_s = int(time.time())
+        bus = await self._connect("mixer", credentials.mixer_user(self._keys.nats, now_s=now_s))
+        await streams.ensure(bus.js)
+        registry = Registry(lambda: bus.js)
+        audit = Audit(lambda: bus.js)
+        await audit.start()
+        self._exit.push_async_callback(audit.stop)
+        self._audit = audit
+        ledger = Ledger(self._settings.data / "ledger.sqlite", self._keys.storage_key(LEDGER_LABEL))
+        await ledger.open()
+        self._exit.push_async_callback(ledger.close)
+        await self._start_callout(registry, audit, now_s)
+        self._ingest = Ingest(bus=bus, registry=registry, ledger=ledger, audit=audit)
+        await self._ingest.start()
+        self._exit.push_async_callback(self._ingest.stop)
+        await self._start_api(listener, registry, ledger, audit)
+        self._background(self._certificate.keep_fresh(self._reload_certificates), "server-certificate")
+        self._background(self._trim_wal(bus, self._ingest), "wal-trim")
+
+    async def _prepare(self) -> socket.socket:
+        settings = self._settings
+        make_private_dir(settings.data)
+        check_writable_dir(settings.data, "--data-dir")
+        listener = bind(settings.https_host, settings.https_port, "--https-port")
+        self._exit.callback(listener.close)
+        self.https_port = int(listener.getsockname()[1])
+        check_port_free(settings.snake_host, settings.snake_port, "--snake-port")
+        self._certificate.issue(datetime.datetime.now(datetime.UTC))
+        return listener
+
+    async def _start_nats(self) -> NatsServer:
+        keys, settings, files = self._keys.nats, self._settings, self._certificate.files
+        accounts = (keys.system, keys.auth, keys.stagebox)
+        server = NatsServer(
+            NatsServerConfig(
+                server_name=f"{self._keys.cluster.name}-{settings.name}",
+                operator_jwt=keys.operator_jwt,
+                system_account=keys.system.id,
+                accounts={account.id: account.jwt for account in accounts},
+                sentinel_jwt=nats_jwt.sentinel_jwt(
+                    keys.auth.signing, keys.auth.id, issued_s=int(time.time())
+                ),
+                store_dir=settings.data / "jetstream",
+                ports_dir=self._run_dir,
+                loopback=Listener("127.0.0.1", 0),
+                snake=Listener(settings.snake_host, settings.snake_port),
+                certificate=files.certificate,
+                key=files.key,
+                client_ca=files.roots,
+            ),
+            executable=find_executable(),
+            config_path=self._run_dir / "nats-server.conf",
+            jetstream_key=self._keys.storage_key(JETSTREAM_LABEL),
+            on_violation=self._on_violation,
+        )
+        await server.start()
+        self._exit.push_async_callback(server.stop)
+        return server
+
+    async def _connect(self, name: str, user: BusUser) -> BusClient:
+        assert self.nats is not None
+        key = signing_key(user.key.private)
+        bus = BusClient(
+            BusOptions(
+                servers=(self.nats.loopback_url,),
+                name=name,
+                user_jwt=lambda: user.jwt,
+                identity=lambda: key,
+            )
+        )
+        await bus.start()
+        self._exit.push_async_callback(bus.close)
+        await bus.wait_connected(LIMITS.nats_ready_s)
+        return bus
+
+    async def _start_callout(self, registry: Registry, audit: Audit, now_s: int) -> None:
+        bus = await self._connect("callout", credentials.callout_user(self._keys.nats, now_s=now_s))
+        trust = Trust(
+            cluster=self._keys.cluster.name,
+            roots=(self._keys.issuing.root,),
+            wal_stream=streams.WAL_STREAM,
+        )
+        self._callout = Callout(bus=bus, keys=self._keys.nats, trust=trust, registry=registry, audit=audit)
+        await self._callout.start()
+        self._exit.push_async_callback(self._callout.stop)
+
+    async def _start_api(
+        self, listener: socket.socket, registry: Registry, ledger: Ledger, audit: Audit
+    ) -> None:
+        files, issuing = self._certificate.files, self._keys.issuing
+        enrollment = EnrollmentService(
+            keys=self._keys,
+            registry=registry,
+            audit=audit,
+            auto_approve=self._settings.auto_approve,
+            certificate_days=self._settings.rack_certificate_days,
+        )
+        access = Access(self._keys.cluster.name, (issuing.root,), (issuing.certificate,))
+        app: FastAPI = make_app(
+            Services(
+                enrollment=enrollment,
+                registry=registry,
+                ledger=ledger,
+                access=access,
+                cluster=self._keys.cluster.name,
+                roots_pem=issuing.root_pem,
+                snake_port=lambda: self.snake_port,
+                health=self.health,
+            )
+        )
+        # Enrollment comes without a certificate; every other route asks for one itself.
+        context = server_context(
+            issuing.root_pem, files.certificate, files.key, client_certificate=ssl.CERT_OPTIONAL
+        )
+        self._api_context = context
+        server = ApiServer(app, listener, context)
+        await server.start()
+        self._exit.push_async_callback(server.stop)
+
+    def health(self) -> dict[str, Any]:
+        """Return what ``/healthz`` shows: no secrets, no names."""
+        return {
+            "status": "ok",
+            "nats_restarts": self.nats.restarts if self.nats is not None else 0,
+            "admitted": self._callout.admitted if self._callout is not None else 0,
+            "refused": self._callout.refused if self._callout is not None else 0,
+            "wal_batches_committed": self._ingest.committed_batches if self._ingest is not None else 0,
+            "wal_batches_rejected": self._ingest.rejected_batches if self._ingest is not None else 0,
+        }
+
+    def _on_violation(self, violation: Violation) -> None:
+        log.warning("subject_violation", user=violation.user, subject=violation.subject)
+        if self._audit is not None:
+            self._audit.refused(
+                Row(
+                    violation.user, violation.operation, violation.subject, "refused", "subject_not_permitted"
+                )
+            )
+
+    def _reload_certificates(self) -> None:
+        assert self.nats is not None
+        assert self._api_context is not None
+        load_identity(self._api_context, self._certificate.files.certificate, self._certificate.files.key)
+        self.nats.reload()
+
+    async def _trim_wal(self, bus: BusClient, ingest: Ingest) -> None:
+        while True:
+            await asyncio.sleep(LIMITS.wal_trim_every_s)
+            try:
+                await ingest.trim(bus.js)
+            except (StageboxError, OSError, TimeoutError) as error:
+                log.warning("wal_trim_failed", error=str(error))
+
+    def _background(self, work: Any, name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+
+        async def end() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        self._exit.push_async_callback(end)
+
+
+async def run(settings: MixerSettings, keys: MixerKeys, on_ready: Callable[[Mixer], None]) -> None:
+    """Run a mixer until SIGTERM or SIGINT.
+
+    Raises:
+        StageboxError: it cannot start.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    notifier = Notifier()
+    started = time.monotonic()
+    mixer = Mixer(settings, keys)
+    try:
+        await mixer.start()
+        log.info(
+            "mixer_ready",
+            cluster=keys.cluster.name,
+            https_port=mixer.https_port,
+            snake_port=mixer.snake_port,
+            after_ms=round((time.monotonic() - started) * 1000),
+        )
+        on_ready(mixer)
+        notifier.notify("READY=1")
+        watchdog = asyncio.create_task(notifier.watch(lambda: True), name="watchdog")
+        await stopping.wait()
+        notifier.notify("STOPPING=1")
+        log.info("mixer_stopping")
+        watchdog.cancel()
+        await asyncio.gather(watchdog, return_exceptions=True)
+    finally:
+        await mixer.stop()
+        log.info("mixer_stopped")

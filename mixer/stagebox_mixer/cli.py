@@ -1,0 +1,107 @@
+"""``stagebox mixer``: run the control plane."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stagebox.cli.options import (
+    ConfigOption,
+    LogFormatOption,
+    LogLevelOption,
+    PrintConfigOption,
+    settings_for,
+)
+
+if TYPE_CHECKING:
+    from stagebox_mixer.app import Mixer
+    from stagebox_mixer.settings import MixerSettings
+
+app = typer.Typer(help="Run the control plane.", no_args_is_help=True, add_completion=False)
+
+_EXAMPLES = """
+[bold]Examples[/bold]
+
+stagebox mixer run --dir cluster/mixer
+
+stagebox mixer run --dir cluster/mixer --public-name mixer.example.org --https-port 9443
+"""
+
+
+@app.callback()
+def _group() -> None:
+    """Keep ``run`` a subcommand although it is the only one."""
+
+
+@app.command(epilog=_EXAMPLES)
+def run(
+    ctx: typer.Context,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="The mixer/ directory that keys gen-cluster made.")
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Registry, streams and ledger.")] = None,
+    name: Annotated[str | None, typer.Option(help="This mixer's name.")] = None,
+    public_name: Annotated[
+        list[str] | None,
+        typer.Option(help="A host name or address racks reach this mixer by; may be given again."),
+    ] = None,
+    https_host: Annotated[str | None, typer.Option(help="Address the API listens on.")] = None,
+    https_port: Annotated[int | None, typer.Option(help="Port of the API (8443).")] = None,
+    snake_host: Annotated[str | None, typer.Option(help="Address the snake listens on.")] = None,
+    snake_port: Annotated[int | None, typer.Option(help="Port of the snake (4222).")] = None,
+    auto_approve: Annotated[
+        bool | None,
+        typer.Option("--approve/--no-approve", help="Whether an enrolled rack is active at once."),
+    ] = None,
+    passphrase_file: Annotated[
+        Path | None, typer.Option(help="File with the passphrase of the keys.")
+    ] = None,
+    config: ConfigOption = None,
+    print_config: PrintConfigOption = False,
+    log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
+) -> None:
+    """Run the mixer with its embedded NATS until SIGTERM or Ctrl-C."""
+    import asyncio
+    import datetime
+
+    from stagebox_keys.mixer_keys import load_mixer_keys
+    from stagebox_mixer.settings import MixerSettings
+
+    settings = settings_for(
+        ctx,
+        MixerSettings,
+        {
+            "dir": directory,
+            "data_dir": data_dir,
+            "name": name,
+            "public_names": tuple(public_name) if public_name else None,
+            "https_host": https_host,
+            "https_port": https_port,
+            "snake_host": snake_host,
+            "snake_port": snake_port,
+            "auto_approve": auto_approve,
+            "passphrase_file": passphrase_file,
+        },
+        config=config,
+        print_config=print_config,
+        log_level=log_level,
+        log_format=log_format,
+    )
+    keys = load_mixer_keys(settings.dir, _passphrase(settings), now=datetime.datetime.now(datetime.UTC))
+    from stagebox_mixer import app as mixer_app
+
+    asyncio.run(mixer_app.run(settings, keys, on_ready=_announce))
+
+
+def _passphrase(settings: MixerSettings) -> bytes | None:
+    if settings.passphrase is not None:
+        return settings.passphrase.get_secret_value().encode("utf-8")
+    return None
+
+
+def _announce(mixer: Mixer) -> None:
+    # The one line on standard output: scripts wait for it and read the ports when they asked for 0.
+    typer.echo(f"mixer ready: https port {mixer.https_port}, snake port {mixer.snake_port}")

@@ -1,0 +1,1 @@
+"""Enrollment: from a one-time token and a CSR to a certificate and a passport."""

@@ -1,0 +1,1 @@
+"""Ingest: from acknowledged journal batches in JetStream to verified, exactly-once commits in the ledger."""

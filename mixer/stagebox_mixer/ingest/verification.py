@@ -1,0 +1,134 @@
+"""What a journal batch must prove before it is committed. Pure.
+
+A batch is signed by its rack's registered identity key, names its journal, continues that journal's chain without
+a hole, and its checkpoints list exactly the digests of the records journalled with them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from stagebox import envelope
+from stagebox.errors import DecodeError, StageboxError, VerificationError
+from stagebox.limits import LIMITS as SHARED
+from stagebox.records.checkpoint import Checkpoint
+from stagebox.records.digest import record_digest
+from stagebox.records.walbatch import FIRST_PREVIOUS, FIRST_SEQUENCE, WalBatch, WalRecord, payload_digest
+from stagebox.subjects import Kind
+
+
+class BatchRejected(VerificationError):
+    """A batch does not prove what it claims; ``code`` goes to the audit."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class ChainHead:
+    """Where a journal's committed chain ends."""
+
+    last: int = FIRST_SEQUENCE - 1
+    digest: bytes = FIRST_PREVIOUS
+
+
+@dataclass(frozen=True)
+class VerifiedBatch:
+    """A batch whose signature verified, with the payload exactly as signed."""
+
+    batch: WalBatch
+    payload: bytes
+
+    @property
+    def head(self) -> ChainHead:
+        """The chain head once this batch is committed."""
+        return ChainHead(self.batch.last, payload_digest(self.payload))
+
+
+def open_batch(data: bytes, *, rack: str, rack_public: bytes) -> VerifiedBatch:
+    """Verify the signature and the name.
+
+    Raises:
+        BatchRejected: malformed, not signed by this rack's key, or in another rack's name.
+    """
+    try:
+        payload = envelope.open_envelope(envelope.DOMAIN_WAL, data, rack_public)
+        batch = WalBatch.decode(payload)
+    except DecodeError as error:
+        raise BatchRejected("malformed", error.message) from None
+    except VerificationError as error:
+        raise BatchRejected("signature", error.message) from None
+    if batch.rack != rack:
+        raise BatchRejected("other_rack", f"a batch of rack {batch.rack!r} on the subject of {rack!r}")
+    return VerifiedBatch(batch, payload)
+
+
+def continues(head: ChainHead, verified: VerifiedBatch) -> bool:
+    """Tell whether the batch is new (True) or one already committed (False).
+
+    Raises:
+        BatchRejected: it leaves a hole, overlaps, or continues another history.
+    """
+    batch = verified.batch
+    if batch.last <= head.last:
+        if batch.last == head.last and verified.head.digest != head.digest:
+            raise BatchRejected("fork", f"records up to {batch.last} differ from what is committed")
+        return False
+    if batch.first != head.last + 1:
+        raise BatchRejected(
+            "hole", f"the batch starts at {batch.first}, the committed journal ends at {head.last}"
+        )
+    if batch.previous != head.digest:
+        raise BatchRejected("fork", f"the batch from {batch.first} does not continue the committed chain")
+    return True
+
+
+@dataclass
+class CheckpointAudit:
+    """Compares a rack's journalled live records with the checkpoints journalled beside them.
+
+    Bounded: digests that no checkpoint claims are forgotten, oldest first, and counted as unproved.
+    """
+
+    rack: str
+    rack_public: bytes
+    max_digests: int
+    checkpoints: int = 0
+    proved: int = 0
+    forgotten: int = 0
+    _open: OrderedDict[tuple[str, bytes], None] = field(default_factory=OrderedDict)
+
+    def observe(self, record: WalRecord) -> None:
+        """Take one committed record.
+
+        Raises:
+            BatchRejected: a checkpoint that is not this rack's, or not signed by it.
+        """
+        if record.kind == Kind.CHECKPOINT:
+            self._check(record)
+            return
+        self._open[(record.subject, record_digest(record.subject, record.data))] = None
+        if len(self._open) > self.max_digests:
+            self._open.popitem(last=False)
+            self.forgotten += 1
+
+    def _check(self, record: WalRecord) -> None:
+        try:
+            payload = envelope.open_envelope(
+                envelope.DOMAIN_CHECKPOINT,
+                record.data,
+                self.rack_public,
+                max_bytes=SHARED.max_checkpoint_bytes,
+            )
+            checkpoint = Checkpoint.decode(payload)
+        except StageboxError as error:
+            raise BatchRejected("checkpoint", error.message) from None
+        if checkpoint.rack != self.rack:
+            raise BatchRejected("checkpoint", f"a checkpoint of rack {checkpoint.rack!r}")
+        self.checkpoints += 1
+        for subject, stream in checkpoint.streams.items():
+            for digest in stream.digests:
+                if self._open.pop((subject, digest), False) is None:
+                    self.proved += 1

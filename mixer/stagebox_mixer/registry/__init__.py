@@ -1,0 +1,1 @@
+"""The registry: the one source of truth about racks and enrollment tokens."""

@@ -1,0 +1,104 @@
+"""The registry's storage: JetStream KV, compare-and-set on every write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from nats.js import JetStreamContext
+from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError, NoKeysError
+from nats.js.kv import KeyValue
+
+from stagebox.errors import BusError
+from stagebox.identity import check_name
+from stagebox_mixer.registry.model import RackEntry, TokenEntry
+from stagebox_mixer.streams import RACKS_BUCKET, TOKENS_BUCKET
+
+_Entry = TypeVar("_Entry", RackEntry, TokenEntry)
+
+
+class Conflict(BusError):
+    """Somebody else wrote the entry in between; read it again and decide anew."""
+
+
+@dataclass(frozen=True)
+class Stored(Generic[_Entry]):
+    """An entry with the revision that a write must name."""
+
+    entry: _Entry
+    revision: int
+
+
+class Bucket(Generic[_Entry]):
+    """One kind of entry in one KV bucket, read from the server every time: there is no cache to be stale."""
+
+    def __init__(
+        self, bucket: str, decode: Callable[[bytes], _Entry], jetstream: Callable[[], JetStreamContext]
+    ) -> None:
+        self._bucket = bucket
+        self._decode: Callable[[bytes], _Entry] = decode
+        self._jetstream = jetstream
+        self._bound: tuple[JetStreamContext, KeyValue] | None = None
+
+    async def get(self, key: str) -> Stored[_Entry] | None:
+        """Return the entry stored as ``key``, or None.
+
+        Raises:
+            BusError: the bus is down. DecodeError: the entry is damaged.
+        """
+        kv = await self._kv()
+        try:
+            found = await kv.get(key)
+        except KeyNotFoundError:
+            return None
+        if found.value is None or found.revision is None:
+            return None
+        return Stored(self._decode(found.value), found.revision)
+
+    async def put(self, key: str, entry: _Entry, *, revision: int | None) -> None:
+        """Write ``entry``; ``revision`` is the one read before, None if there must be no entry yet.
+
+        Raises:
+            Conflict: the entry changed in between. BusError: the bus is down.
+        """
+        kv = await self._kv()
+        try:
+            if revision is None:
+                await kv.create(key, entry.encode())
+            else:
+                await kv.update(key, entry.encode(), last=revision)
+        except KeyWrongLastSequenceError:
+            raise Conflict(f"the entry {key!r} in {self._bucket} changed in between") from None
+
+    async def keys(self) -> list[str]:
+        """Return all keys, sorted."""
+        kv = await self._kv()
+        try:
+            return sorted(await kv.keys())
+        except NoKeysError:
+            return []
+
+    async def _kv(self) -> KeyValue:
+        context = self._jetstream()
+        if self._bound is None or self._bound[0] is not context:
+            self._bound = (context, await context.key_value(self._bucket))
+        return self._bound[1]
+
+
+class Registry:
+    """Racks by name and enrollment tokens by hash."""
+
+    def __init__(self, jetstream: Callable[[], JetStreamContext]) -> None:
+        self.racks: Bucket[RackEntry] = Bucket(RACKS_BUCKET, RackEntry.decode, jetstream)
+        self.tokens: Bucket[TokenEntry] = Bucket(TOKENS_BUCKET, TokenEntry.decode, jetstream)
+
+    async def rack(self, name: str) -> RackEntry | None:
+        """Return one rack, or None if it is not registered."""
+        stored = await self.racks.get(check_name("rack", name))
+        return stored.entry if stored is not None else None
+
+    async def all_racks(self) -> list[RackEntry]:
+        """Return every registered rack, by name."""
+        entries = [await self.racks.get(key) for key in await self.racks.keys()]
+        return [stored.entry for stored in entries if stored is not None]

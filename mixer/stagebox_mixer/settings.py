@@ -1,0 +1,49 @@
+"""``[mixer]``: the control plane's settings."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import Field, SecretStr
+
+from stagebox.config.section import CommaList, SectionSettings, UserPath
+from stagebox_mixer.limits import LIMITS
+
+
+class MixerSettings(SectionSettings):
+    """Settings of ``stagebox mixer run``."""
+
+    section: ClassVar[str] = "mixer"
+
+    dir: Annotated[UserPath, Field(description="the mixer/ directory that keys gen-cluster made")] = Path(
+        "/etc/stagebox/mixer"
+    )
+    data_dir: Annotated[
+        UserPath | None, Field(description="registry, streams and ledger; by default data/ inside dir")
+    ] = None
+    name: Annotated[str, Field(description="this mixer's name in logs and certificates")] = "mixer"
+    public_names: Annotated[
+        CommaList, Field(description="host names and addresses racks and people reach this mixer by")
+    ] = ()
+    https_host: Annotated[str, Field(description="address the API listens on")] = "0.0.0.0"  # noqa: S104 - racks come from outside
+    https_port: Annotated[int, Field(ge=0, le=65535, description="port of the API; 0 chooses one")] = 8443
+    snake_host: Annotated[str, Field(description="address the snake listens on")] = "0.0.0.0"  # noqa: S104
+    snake_port: Annotated[int, Field(ge=0, le=65535, description="port of the snake; 0 chooses one")] = 4222
+    auto_approve: Annotated[bool, Field(description="an enrolled rack is active at once")] = True
+    rack_certificate_days: Annotated[int, Field(ge=1, le=397, description="life of a rack's certificate")] = (
+        LIMITS.rack_certificate_days
+    )
+    passphrase: Annotated[SecretStr | None, Field(description="passphrase of the keys in dir")] = None
+    passphrase_file: Annotated[UserPath | None, Field(description="file that holds the passphrase")] = None
+
+    @property
+    def data(self) -> Path:
+        """The data directory in effect."""
+        return self.data_dir if self.data_dir is not None else self.dir / "data"
+
+    def server_names(self) -> tuple[str, ...]:
+        """Return every name the server certificate must carry, the public ones first."""
+        own = (socket.gethostname(), "localhost", "127.0.0.1", "::1")
+        return tuple(dict.fromkeys((*self.public_names, *own)))

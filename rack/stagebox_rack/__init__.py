@@ -1,0 +1,1 @@
+"""The appliance: capture, meters, monitor audio, write-ahead log."""

@@ -1,0 +1,76 @@
+"""The signed envelope: deterministic CBOR ``{"Payload": bytes, "Signature": bytes}``.
+
+The signature is Ed25519 over ``domain ‖ Payload``. A domain names one purpose, so a signature made for one
+purpose never verifies for another. The payload is verified as received and never re-encoded.
+See docs/reference/envelope.md.
+"""
+
+from __future__ import annotations
+
+from nacl.exceptions import BadSignatureError
+from nacl.signing import SigningKey, VerifyKey
+
+from stagebox import cbor
+from stagebox.errors import DecodeError, VerificationError
+from stagebox.limits import LIMITS
+
+DOMAIN_PASSPORT = b"stagebox.passport.v1\0"
+DOMAIN_CHECKPOINT = b"stagebox.checkpoint.v1\0"
+DOMAIN_WAL = b"stagebox.wal.v1\0"
+DOMAIN_SEAL = b"stagebox.seal.v1\0"
+
+SIGNATURE_BYTES = 64
+
+
+def seal(domain: bytes, payload: bytes, key: SigningKey) -> bytes:
+    """Return the envelope of ``payload`` signed by ``key`` for the purpose ``domain``."""
+    _check_domain(domain)
+    signature = key.sign(domain + payload).signature
+    return cbor.encode({"Payload": payload, "Signature": signature})
+
+
+def split(data: bytes, *, max_bytes: int = LIMITS.max_envelope_bytes) -> tuple[bytes, bytes]:
+    """Return (payload, signature) of an envelope **without verifying it**.
+
+    Raises:
+        DecodeError: not a deterministically encoded envelope with exactly these two fields.
+    """
+    fields = cbor.expect_map(cbor.decode_canonical(data, max_bytes=max_bytes), "envelope")
+    payload = cbor.take_bytes(fields, "Payload", "envelope")
+    signature = cbor.take_bytes(fields, "Signature", "envelope", length=SIGNATURE_BYTES)
+    if fields:
+        raise DecodeError(f"envelope has an unknown field {sorted(fields)[0]!r}")
+    return payload, signature
+
+
+def open_envelope(
+    domain: bytes, data: bytes, public: bytes, *, max_bytes: int = LIMITS.max_envelope_bytes
+) -> bytes:
+    """Return the payload of an envelope after verifying its signature by ``public`` (32 bytes, Ed25519).
+
+    Raises:
+        DecodeError: not an envelope.
+        VerificationError: the signature is not ``public``'s over this domain and payload.
+    """
+    _check_domain(domain)
+    payload, signature = split(data, max_bytes=max_bytes)
+    verify(domain, payload, signature, public)
+    return payload
+
+
+def verify(domain: bytes, payload: bytes, signature: bytes, public: bytes) -> None:
+    """Check a detached signature.
+
+    Raises:
+        VerificationError: the signature does not verify.
+    """
+    try:
+        VerifyKey(public).verify(domain + payload, signature)
+    except (BadSignatureError, ValueError, TypeError):
+        purpose = domain.rstrip(b"\0").decode("ascii")
+        raise VerificationError(f"signature does not verify for purpose {purpose}") from None
+
+
+def _check_domain(domain: bytes) -> None:
+    if not domain.endswith(b"\0") or b"\0" in domain[:-1] or len(domain) < 2:
+        raise ValueError("a signature domain is a non-empty text ended by one NUL")

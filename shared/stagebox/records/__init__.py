@@ -1,0 +1,1 @@
+"""One module a record kind: what crosses the snake, to the byte (docs/reference/subjects.md)."""

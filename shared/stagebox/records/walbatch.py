@@ -1,0 +1,112 @@
+"""Journal batches: the unit that a rack commits, ships and the mixer acknowledges.
+
+One journal frame is one batch is one message on ``rack.<name>.wal``. A batch names the digest of the batch
+before it, so the mixer can prove that nothing was left out, repeated or reordered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from blake3 import blake3
+from nacl.signing import SigningKey
+
+from stagebox import cbor, envelope
+from stagebox.errors import DecodeError
+from stagebox.limits import LIMITS
+
+VERSION = 1
+JOURNAL_BYTES = 16
+FIRST_SEQUENCE = 1
+FIRST_PREVIOUS = bytes(32)
+
+
+@dataclass(frozen=True)
+class WalRecord:
+    """One journalled record: ``data`` exactly as published on ``subject`` at ``time_ns``."""
+
+    kind: str
+    time_ns: int
+    subject: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class WalBatch:
+    """Records ``first`` … ``last`` of one rack's journal.
+
+    ``journal`` identifies the journal itself (UUIDv7, made once when it is created): a rack that lost its disk
+    starts a new journal at sequence 1 without contradicting the old one.
+    """
+
+    rack: str
+    first: int
+    previous: bytes
+    records: tuple[WalRecord, ...]
+    journal: bytes = bytes(JOURNAL_BYTES)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def last(self) -> int:
+        """The sequence of the last record."""
+        return self.first + len(self.records) - 1
+
+    def encode(self) -> bytes:
+        """Return the deterministic CBOR payload."""
+        return cbor.encode(
+            {
+                **self.extra,
+                "Version": VERSION,
+                "Rack": self.rack,
+                "Journal": self.journal,
+                "First": self.first,
+                "Prev": self.previous,
+                "Records": [[r.kind, r.time_ns, r.subject, r.data] for r in self.records],
+            }
+        )
+
+    def digest(self) -> bytes:
+        """Return BLAKE3-256 of the payload: what the next batch names as ``Prev``."""
+        return payload_digest(self.encode())
+
+    def sign(self, key: SigningKey) -> bytes:
+        """Return the wire form: the payload in an envelope signed by the rack's identity key."""
+        return envelope.seal(envelope.DOMAIN_WAL, self.encode(), key)
+
+    @classmethod
+    def decode(cls, payload: bytes) -> WalBatch:
+        """Parse a payload whose signature or seal the caller has checked; unknown fields are kept.
+
+        Raises:
+            DecodeError: malformed, empty, or an unknown version.
+        """
+        what = "WAL batch"
+        fields = cbor.expect_map(cbor.decode_trusted(payload, max_bytes=LIMITS.max_wal_batch_bytes), what)
+        version = cbor.take_uint(fields, "Version", what)
+        if version != VERSION:
+            raise DecodeError(f"{what} has version {version}, this software understands {VERSION}")
+        first = cbor.take_uint(fields, "First", what)
+        rows = cbor.take(fields, "Records", list, what)
+        if not rows or first < FIRST_SEQUENCE:
+            raise DecodeError(f"{what} is empty or starts before {FIRST_SEQUENCE}")
+        return cls(
+            rack=cbor.take(fields, "Rack", str, what),
+            journal=cbor.take_bytes(fields, "Journal", what, length=JOURNAL_BYTES),
+            first=first,
+            previous=cbor.take_bytes(fields, "Prev", what, length=32),
+            records=tuple(_record(row) for row in rows),
+            extra=fields,
+        )
+
+
+def payload_digest(payload: bytes) -> bytes:
+    """Return BLAKE3-256 of an encoded batch."""
+    return blake3(payload).digest()
+
+
+def _record(row: Any) -> WalRecord:
+    match row:
+        case [str() as kind, int() as time_ns, str() as subject, bytes() as data] if time_ns >= 0:
+            return WalRecord(kind, time_ns, subject, data)
+    raise DecodeError("WAL batch holds a malformed record")
