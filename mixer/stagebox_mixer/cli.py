@@ -12,6 +12,7 @@ from stagebox.cli.options import (
     LogFormatOption,
     LogLevelOption,
     PrintConfigOption,
+    invocation,
     settings_for,
 )
 
@@ -83,23 +84,32 @@ def run(
             "snake_host": snake_host,
             "snake_port": snake_port,
             "auto_approve": auto_approve,
-            "passphrase_file": passphrase_file,
         },
         config=config,
         print_config=print_config,
         log_level=log_level,
         log_format=log_format,
     )
-    keys = load_mixer_keys(settings.dir, _passphrase(settings), now=datetime.datetime.now(datetime.UTC))
+    keys = load_mixer_keys(
+        settings.dir,
+        _passphrase(settings, passphrase_file, config or invocation(ctx).config),
+        now=datetime.datetime.now(datetime.UTC),
+    )
     from stagebox_mixer import app as mixer_app
 
     asyncio.run(mixer_app.run(settings, keys, on_ready=_announce))
 
 
-def _passphrase(settings: MixerSettings) -> bytes | None:
-    if settings.passphrase is not None:
-        return settings.passphrase.get_secret_value().encode("utf-8")
-    return None
+def _passphrase(settings: MixerSettings, flag: Path | None, config: Path | None) -> bytes | None:
+    from stagebox.config import load
+    from stagebox_keys import layout, passphrase
+    from stagebox_keys.settings import KeysSettings
+
+    keys = load(KeysSettings, {"passphrase_file": flag}, config=config).settings
+    value = keys.passphrase.get_secret_value() if keys.passphrase is not None else None
+    return passphrase.to_open(
+        settings.dir / layout.AUTHORITY_KEY, keys.passphrase_file, value, file_first=flag is not None
+    )
 
 
 def _announce(mixer: Mixer) -> None:

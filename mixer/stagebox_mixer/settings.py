@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
 from stagebox.config.section import CommaList, SectionSettings, UserPath
 from stagebox_mixer.limits import LIMITS
@@ -35,8 +35,6 @@ class MixerSettings(SectionSettings):
     rack_certificate_days: Annotated[int, Field(ge=1, le=397, description="life of a rack's certificate")] = (
         LIMITS.rack_certificate_days
     )
-    passphrase: Annotated[SecretStr | None, Field(description="passphrase of the keys in dir")] = None
-    passphrase_file: Annotated[UserPath | None, Field(description="file that holds the passphrase")] = None
 
     @property
     def data(self) -> Path:

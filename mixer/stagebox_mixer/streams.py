@@ -24,6 +24,7 @@ def wal_stream() -> StreamConfig:
         storage=StorageType.FILE,
         discard=DiscardPolicy.NEW,
         allow_direct=True,
+        allow_atomic=True,
         duplicate_window=120.0,
     )
 

@@ -25,14 +25,13 @@ from stagebox.keyfiles import PrivateKey
 from stagebox.limits import LIMITS
 
 
-def build_csr(key: PrivateKey, identity: SpiffeId) -> bytes:
-    """Return a PEM CSR for ``identity`` signed by ``key``, which proves its possession."""
-    builder = (
-        x509.CertificateSigningRequestBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, identity.name)]))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity.uri)]), critical=False
-        )
+def build_csr(key: PrivateKey, common_name: str) -> bytes:
+    """Return a PEM CSR signed by ``key``, which proves its possession.
+
+    It names no identity: what is certified is decided by the mixer, from the token or the registry.
+    """
+    builder = x509.CertificateSigningRequestBuilder().subject_name(
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     )
     return builder.sign(key, signature_hash(key)).public_bytes(Encoding.PEM)
 

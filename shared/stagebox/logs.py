@@ -99,11 +99,11 @@ def clean(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         if key.startswith("_"):
             cleaned[key] = value  # structlog's own bookkeeping, removed before rendering
         elif _names_a_secret(key):
-            cleaned[_escape(key)] = MASK
+            cleaned[printable(key)] = MASK
         elif key in ("exception", "stack") and isinstance(value, str):
             cleaned[key] = _escape(_mask(value), _CONTROL_BUT_NEWLINE)
         else:
-            cleaned[_escape(key)] = _clean_value(value, 0)
+            cleaned[printable(key)] = _clean_value(value, 0)
     return cleaned
 
 
@@ -111,18 +111,18 @@ def _clean_value(value: object, depth: int) -> object:
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
-        return _escape(_mask(value))
+        return printable(value)
     if isinstance(value, bytes | bytearray | memoryview):
         shown = bytes(value[:_BYTES_SHOWN]).hex() + ("…" if len(value) > _BYTES_SHOWN else "")
         return _mask(shown)
     if depth < _MAX_DEPTH and isinstance(value, Mapping):
         return {
-            _escape(str(key)): MASK if _names_a_secret(str(key)) else _clean_value(item, depth + 1)
+            printable(str(key)): MASK if _names_a_secret(str(key)) else _clean_value(item, depth + 1)
             for key, item in value.items()
         }
     if depth < _MAX_DEPTH and isinstance(value, list | tuple | set | frozenset):
         return [_clean_value(item, depth + 1) for item in value]
-    return _escape(_mask(str(value)))
+    return printable(str(value))
 
 
 def _names_a_secret(key: str) -> bool:

@@ -1,0 +1,92 @@
+"""``stagebox rack``: run the appliance and look into it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stagebox.cli.options import (
+    ConfigOption,
+    LogFormatOption,
+    LogLevelOption,
+    PrintConfigOption,
+    settings_for,
+)
+from stagebox_rack.cli_wal import app as wal_app
+
+app = typer.Typer(help="Run a rack and look into it.", no_args_is_help=True, add_completion=False)
+app.add_typer(wal_app, name="wal")
+
+_EXAMPLES = """
+[bold]Examples[/bold]
+
+stagebox rack run --state-dir /var/lib/stagebox --source device:default
+
+stagebox rack run --state-dir /var/lib/stagebox --source 'file:/srv/programme.wav?loop=1'
+
+stagebox rack run --state-dir state --source tone:997@-23 --wait-for-enrollment
+"""
+
+
+@app.command(epilog=_EXAMPLES)
+def run(
+    ctx: typer.Context,
+    state_dir: Annotated[Path | None, typer.Option(help="Identity and write-ahead log.")] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(help="device:<name>, file:<path>[?loop=1] or tone:<Hz>@<dBFS>; may be given again."),
+    ] = None,
+    wait_for_enrollment: Annotated[
+        bool | None,
+        typer.Option("--wait-for-enrollment", help="Wait for `admin enroll` instead of stopping."),
+    ] = None,
+    checkpoint_interval: Annotated[
+        float | None, typer.Option(help="Seconds between signed checkpoints (1).")
+    ] = None,
+    monitor_kbit: Annotated[int | None, typer.Option(help="Opus bit rate in kbit/s (96).")] = None,
+    config: ConfigOption = None,
+    print_config: PrintConfigOption = False,
+    log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
+) -> None:
+    """Capture, measure, publish and journal until SIGTERM or Ctrl-C."""
+    import asyncio
+
+    from stagebox_rack.settings import RackSettings
+
+    settings = settings_for(
+        ctx,
+        RackSettings,
+        {
+            "state_dir": state_dir,
+            "sources": tuple(source) if source else None,
+            "wait_for_enrollment": wait_for_enrollment,
+            "checkpoint_interval": checkpoint_interval,
+            "monitor_kbit": monitor_kbit,
+        },
+        config=config,
+        print_config=print_config,
+        log_level=log_level,
+        log_format=log_format,
+    )
+    from stagebox_rack import app as rack_app
+
+    asyncio.run(rack_app.run(settings, on_ready=lambda name: typer.echo(f"rack ready: {name}")))
+
+
+@app.command()
+def devices() -> None:
+    """List the capture devices PortAudio offers."""
+    from stagebox_rack.audio.portaudio import list_devices
+
+    found = list_devices()
+    if not found:
+        typer.echo("no capture device: check arecord -l and the sound server")
+        raise typer.Exit(1)
+    for device in found:
+        default = "  (default)" if device.is_default else ""
+        typer.echo(
+            f"{device.spec}  {device.channels} channels, {device.default_rate} Hz, {device.host_api}{default}"
+        )

@@ -1,0 +1,142 @@
+"""``stagebox rack wal``: what the rack's journal holds, whether it proves itself whole, and its records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stagebox.cli.options import ConfigOption, JsonOption, settings_for
+
+if TYPE_CHECKING:
+    from stagebox_rack.state import StatePaths
+    from stagebox_rack.wal.inspect import Progress
+
+app = typer.Typer(help="Look into the write-ahead log.", no_args_is_help=True, add_completion=False)
+
+StateDirOption = Annotated[Path | None, typer.Option("--state-dir", help="The rack's state directory.")]
+
+_EXAMPLES = """
+[bold]Examples[/bold]
+
+stagebox rack wal ls --state-dir /var/lib/stagebox
+
+stagebox rack wal verify --state-dir /var/lib/stagebox --json
+
+stagebox rack wal export --state-dir /var/lib/stagebox --out records.parquet
+"""
+
+
+@app.command("ls", epilog=_EXAMPLES)
+def list_command(
+    ctx: typer.Context,
+    state_dir: StateDirOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the journal's files. Works beside a running rack."""
+    from stagebox_rack.wal.inspect import list_files
+
+    entries = list_files(_paths(ctx, state_dir, config).wal)
+    if as_json:
+        typer.echo(json.dumps([asdict(entry) for entry in entries]))
+        return
+    if not entries:
+        typer.echo("the journal is empty")
+        return
+    typer.echo(f"{'kind':<11}{'first':>10}{'last':>10}{'bytes':>12}  file")
+    for entry in entries:
+        first, last = (str(n) if n else "-" for n in (entry.first, entry.last))
+        typer.echo(f"{entry.kind:<11}{first:>10}{last:>10}{entry.size:>12}  {entry.name}")
+
+
+@app.command("verify", epilog=_EXAMPLES)
+def verify_command(
+    ctx: typer.Context,
+    state_dir: StateDirOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every seal, hash, frame and chain link; says exactly what was covered."""
+    from stagebox_rack.wal.inspect import JournalDamageError, verify
+
+    paths = _paths(ctx, state_dir, config)
+    try:
+        with _progress("verifying", quiet=as_json) as progress:
+            report = verify(paths.wal, _rack_public(paths), progress=progress)
+    except JournalDamageError as error:
+        if as_json:
+            typer.echo(json.dumps({"verified": False, **asdict(error.report)}))
+        raise
+    if as_json:
+        typer.echo(json.dumps({"verified": True, **asdict(report)}))
+    else:
+        typer.echo(f"verified: {report.covered}")
+
+
+@app.command("export", epilog=_EXAMPLES)
+def export_command(
+    ctx: typer.Context,
+    out: Annotated[Path, typer.Option(help="New file to write; its ending names the format.")],
+    state_dir: StateDirOption = None,
+    fmt: Annotated[
+        str | None, typer.Option("--format", help="parquet, jsonl or csv; by default from the ending.")
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write every record that verifies to a plain file that any tool reads."""
+    from stagebox_rack.wal.export import export
+
+    paths = _paths(ctx, state_dir, config)
+    with _progress("exporting", quiet=as_json) as progress:
+        report = export(paths.wal, out, fmt or out.suffix.lstrip("."), _rack_public(paths), progress=progress)
+    if as_json:
+        typer.echo(json.dumps(asdict(report)))
+    else:
+        typer.echo(f"{report.records} records ({report.first}-{report.last}) written to {out}")
+        for problem in report.problems:
+            typer.echo(f"left out: {problem}", err=True)
+
+
+def _paths(ctx: typer.Context, state_dir: Path | None, config: Path | None) -> StatePaths:
+    from stagebox.errors import StorageError
+    from stagebox_rack.settings import RackSettings
+    from stagebox_rack.state import StatePaths
+
+    paths = StatePaths(settings_for(ctx, RackSettings, {"state_dir": state_dir}, config=config).state_dir)
+    if not paths.wal.is_dir():
+        raise StorageError(f"there is no journal in {paths.directory}", remedy="name the rack's --state-dir")
+    return paths
+
+
+def _rack_public(paths: StatePaths) -> bytes:
+    from stagebox import passport
+    from stagebox_rack.state import pinned_cluster
+
+    return passport.read(paths.passport, pinned_cluster(paths)).rack_public
+
+
+@contextmanager
+def _progress(what: str, *, quiet: bool) -> Iterator[Progress | None]:
+    """Show a bar on a terminal; a program that reads our output gets none."""
+    import sys
+
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield advance

@@ -1,0 +1,102 @@
+"""Every size, count, rate and time limit of the rack, in one frozen dataclass.
+
+Rules: one named field a limit, with its unit in the name or in the comment beside it; sections by
+concern; nothing here depends on the rest of the package.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RackLimits:
+    """Limits of one rack process. Times are seconds unless the name says otherwise."""
+
+    # --- audio: sources -----------------------------------------------------------------------
+    audio_sources: int = 16
+    audio_channels: int = 64
+    audio_rates: tuple[int, ...] = (44_100, 48_000, 88_200, 96_000, 176_400, 192_000)  # Hz
+    audio_block_ms: int = 10  # one capture block; 10 ms is whole frames at every rate above
+    audio_ring_seconds: float = 4.0
+    audio_ring_min_block_frames: int = 64  # smallest callback block the ring keeps full depth for
+    audio_read_timeout: float = 0.25  # how long a consumer waits before it looks at the source's state
+    audio_stop_timeout: float = 5.0
+    audio_tone_min_hz: float = 0.1
+    audio_tone_min_dbfs: float = -150.0
+    audio_tone_max_dbfs: float = 0.0
+    audio_source_spec_chars: int = 4096
+
+    # --- audio: pacing of file and tone sources ------------------------------------------------
+    audio_pace_max_lag: float = 1.0  # further behind than this (suspend, starvation) becomes a gap
+
+    # --- audio: devices ------------------------------------------------------------------------
+    audio_device_silence: float = 2.0  # no callback for this long is a lost device
+    audio_device_poll: float = 0.25
+    audio_device_time_max_age: float = 2.0  # an ADC time older than this is not believed
+    audio_clock_slew_ppm: int = 500  # how much slower than nominal a converter may run and be followed
+    audio_reopen_first: float = 0.25
+    audio_reopen_factor: float = 2.0
+    audio_reopen_max: float = 10.0
+
+    # --- audio: meters and monitor -------------------------------------------------------------
+    meter_rate_hz: int = 20
+    meter_loudness_step_ms: int = 10
+    meter_momentary_ms: int = 400
+    meter_filter_block_min: int = 48  # samples per K-weighting block: near the cost minimum
+    meter_filter_block_max: int = 64
+    nonfinite_recovery: float = 1.0  # clean audio for this long ends a NaN/infinity condition
+    opus_rate: int = 48_000  # Hz
+    opus_frame: int = 960  # samples: 20 ms
+    opus_bit_rate: int = 96_000  # bit/s
+    opus_bit_rate_min: int = 32_000
+    opus_bit_rate_max: int = 256_000
+    opus_packet_bytes: int = 1_275
+
+    # --- journal: group commit -----------------------------------------------------------------
+    wal_commit_window: float = 0.05
+    wal_batch_records: int = 4096
+    wal_batch_bytes: int = 512 << 10  # record bytes of one batch; its message stays under the bus limit
+    wal_record_bytes: int = 256 << 10
+    wal_record_overhead_bytes: int = 32  # CBOR heads of one record, bounded from above
+    wal_text_bytes: int = 255  # kind, subject
+    wal_queue_records: int = 65_536
+    wal_queue_bytes: int = 16 << 20
+
+    # --- journal: hot files, segments, retention -----------------------------------------------
+    wal_hot_file_bytes: int = 8 << 20
+    wal_hot_file_age: float = 900.0  # a hot file older than this is sealed even when not full
+    wal_space_retry: float = 1.0  # between two tries to make a hot file on a full disk
+    wal_mark_sync: float = 1.0  # the high-water mark is made durable at least this often
+    wal_seal_retry: float = 5.0
+    wal_seal_rows: int = 2048  # records turned into one column chunk at a time
+    wal_export_rows: int = 65_536
+    wal_key_file_bytes: int = 1 << 10
+    wal_seal_bytes: int = 4 << 10
+    wal_quota_bytes: int = 4 << 30
+    wal_grace: float = 86_400.0  # acknowledged segments are kept at least this long
+    wal_maintain: float = 10.0
+    wal_maintain_first: float = 2.0  # start-up belongs to the first frame, not to sealing
+
+    # --- journal: shipping ---------------------------------------------------------------------
+    wal_tail_bytes: int = 4 << 20  # committed batches kept in memory for the shipper
+    wal_ship_window: int = 64  # batches in one publish
+    wal_ship_window_bytes: int = 1 << 20
+    wal_ship_timeout: float = 10.0
+    wal_ship_retry_first: float = 0.25
+    wal_ship_retry_max: float = 10.0
+    wal_ship_halt_retry: float = 60.0
+
+    # --- enrollment ------------------------------------------------------------------------------
+    enroll_timeout: float = 15.0
+    enroll_reply_bytes: int = 256 << 10
+    enrolled_poll: float = 0.05  # how often a waiting rack looks for its passport
+
+    # --- publishing ------------------------------------------------------------------------------
+    handover_items: int = 4096  # audio items waiting for the event loop
+    checkpoint_digests: int = 4096  # in one checkpoint, over all subjects
+    stop_drain: float = 5.0  # how long a stopping rack tries to ship its last records
+    stop_poll: float = 0.01
+
+
+LIMITS = RackLimits()

@@ -1,0 +1,200 @@
+"""Makes records of what the rack measured and did, and sends each where it belongs.
+
+Live: on the bus at once; what the bus cannot take is counted and gone. Durable: in the journal. Meter frames,
+status, events, alerts and checkpoints go both ways; audio packets are live only. Every live record is listed in the
+next checkpoint. Runs on the event loop; nothing here waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import structlog
+
+from stagebox import subjects
+from stagebox.errors import StageboxError
+from stagebox.records.audio import AudioPacket
+from stagebox.records.event import Event
+from stagebox.records.meter import MeterFrame
+from stagebox.records.status import Status
+from stagebox.subjects import Kind
+from stagebox_rack.audio.measurement import AudioItem, MeterMeasurement, OpusPacket, SourceEvent
+from stagebox_rack.checkpointing import CheckpointBuilder
+
+log = structlog.get_logger()
+
+
+class LiveBus(Protocol):
+    """What is needed of the bus client."""
+
+    def publish(self, subject: str, payload: bytes) -> bool:
+        """Send without waiting; False when it was not sent."""
+        ...
+
+
+class Journal(Protocol):
+    """What is needed of the write-ahead log."""
+
+    def append(
+        self, kind: str, time_ns: int, subject: str, data: bytes, *, urgent: bool = False
+    ) -> asyncio.Future[int]:
+        """Journal one record; the future resolves when it is durable."""
+        ...
+
+
+class Publisher:
+    """One rack's records. ``boot`` is the 16-byte id of this process start."""
+
+    def __init__(
+        self,
+        *,
+        rack: str,
+        boot: bytes,
+        bus: LiveBus,
+        journal: Journal,
+        checkpoints: CheckpointBuilder,
+        now_ns: Callable[[], int],
+    ) -> None:
+        self._rack = rack
+        self._boot = boot
+        self._bus = bus
+        self._journal = journal
+        self._checkpoints = checkpoints
+        self._now_ns = now_ns
+        self._sequences: Counter[str] = Counter()
+        self.published: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self.not_journalled = 0
+        self._last_append: asyncio.Future[int] | None = None
+
+    async def journalled(self) -> None:
+        """Return when everything appended so far is durable, or was refused."""
+        if self._last_append is not None:
+            await asyncio.wait([self._last_append])
+
+    def take(self, item: AudioItem) -> None:
+        """Publish one item of the audio engine."""
+        match item:
+            case MeterMeasurement():
+                self._meter(item)
+            case OpusPacket():
+                self._audio(item)
+            case SourceEvent():
+                detail = {"source": item.source, "start": item.start, **item.detail}
+                self.event(item.name, detail, time_ns=item.time_ns)
+
+    def event(self, name: str, detail: dict[str, Any], *, time_ns: int | None = None) -> None:
+        """Publish something that happened."""
+        self._happened(subjects.event(self._rack), Kind.EVENT, name, detail, time_ns)
+
+    def alert(self, name: str, detail: dict[str, Any], *, journalled: bool = True) -> None:
+        """Publish something that needs attention; ``journalled`` False when the journal itself is the trouble."""
+        self._happened(subjects.alert(self._rack), Kind.ALERT, name, detail, None, journalled=journalled)
+
+    def status(self, state: str, body: dict[str, Any]) -> None:
+        """Publish a heartbeat."""
+        subject, now = subjects.status(self._rack), self._now_ns()
+        seq = self._next(subject)
+        self._send(Kind.STATUS, subject, seq, Status(seq, self._boot, now, state, body).encode(), now)
+
+    def checkpoint(self) -> None:
+        """Sign and publish what was listed since the last checkpoint, if anything."""
+        now = self._now_ns()
+        data = self._checkpoints.sign(now)
+        if data is None:
+            return
+        subject = subjects.checkpoint(self._rack)
+        self._count(subject, self._bus.publish(subject, data))
+        self._append(Kind.CHECKPOINT, now, subject, data)
+
+    def _meter(self, item: MeterMeasurement) -> None:
+        subject = subjects.meter(self._rack, item.source)
+        seq = self._next(subject)
+        frame = MeterFrame(
+            seq=seq,
+            boot=self._boot,
+            time_ns=item.time_ns,
+            start=item.start,
+            frames=item.frames,
+            rate=item.rate,
+            peak=item.peak,
+            rms=item.rms,
+            true_peak=item.true_peak,
+            momentary=item.momentary,
+            programme_momentary=item.programme_momentary,
+        )
+        self._send(Kind.METER, subject, seq, frame.encode(), item.time_ns)
+
+    def _audio(self, item: OpusPacket) -> None:
+        subject = subjects.audio(self._rack, item.source)
+        seq = self._next(subject)
+        packet = AudioPacket(
+            seq=seq,
+            boot=self._boot,
+            time_ns=item.time_ns,
+            start=item.start,
+            frames=item.frames,
+            rate=item.rate,
+            channels=item.channels,
+            data=item.data,
+        )
+        self._send(Kind.AUDIO, subject, seq, packet.encode(), item.time_ns, journalled=False)
+
+    def _happened(
+        self,
+        subject: str,
+        kind: Kind,
+        name: str,
+        detail: dict[str, Any],
+        time_ns: int | None,
+        *,
+        journalled: bool = True,
+    ) -> None:
+        moment = self._now_ns() if time_ns is None else time_ns
+        seq = self._next(subject)
+        level = log.warning if kind is Kind.ALERT else log.info
+        level(name, **{key: value for key, value in detail.items() if key != "event"})
+        data = Event(seq, self._boot, moment, name, detail).encode()
+        self._send(kind, subject, seq, data, moment, journalled=journalled, urgent=kind is Kind.ALERT)
+
+    def _next(self, subject: str) -> int:
+        self._sequences[subject] += 1
+        return self._sequences[subject]
+
+    def _send(
+        self,
+        kind: Kind,
+        subject: str,
+        seq: int,
+        data: bytes,
+        time_ns: int,
+        *,
+        journalled: bool = True,
+        urgent: bool = False,
+    ) -> None:
+        self._checkpoints.add(subject, seq, data, time_ns)
+        self._count(subject, self._bus.publish(subject, data))
+        if journalled:
+            self._append(kind, time_ns, subject, data, urgent=urgent)
+        if self._checkpoints.full:
+            self.checkpoint()
+
+    def _count(self, subject: str, sent: bool) -> None:
+        (self.published if sent else self.dropped)[subject] += 1
+
+    def _append(self, kind: Kind, time_ns: int, subject: str, data: bytes, *, urgent: bool = False) -> None:
+        try:
+            future = self._journal.append(kind.value, time_ns, subject, data, urgent=urgent)
+        except StageboxError:
+            # Back-pressure or a closed journal: the journal reports it as its own event, here it is counted.
+            self.not_journalled += 1
+            return
+        self._last_append = future
+        future.add_done_callback(self._journalled)
+
+    def _journalled(self, future: asyncio.Future[int]) -> None:
+        if future.cancelled() or future.exception() is not None:
+            self.not_journalled += 1

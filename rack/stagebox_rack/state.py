@@ -1,0 +1,205 @@
+"""The rack's state directory: its identity at rest.
+
+``state.flux`` is written last and is the commit point: without it there is no identity, with it everything it
+needs is there. A passport that does not verify stops the rack; nothing here is ever wiped or replaced on
+unsigned input.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nacl.signing import SigningKey
+
+from stagebox import passport as passports
+from stagebox.certificates import load_certificates, public_ed25519, spiffe_identity
+from stagebox.errors import KeyFileError, PassportError, StorageError
+from stagebox.files import check_writable_dir, make_private_dir, write_atomic
+from stagebox.keyfiles import encode_public, load_ed25519, load_public, save_private_key, signing_key
+from stagebox.passport import Passport, PassportStatus
+from stagebox.tls import client_context
+
+SNAKE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class StatePaths:
+    """Where each file stands."""
+
+    directory: Path
+
+    @property
+    def passport(self) -> Path:
+        """The signed passport; its presence means enrolled."""
+        return self.directory / "state.flux"
+
+    @property
+    def identity_key(self) -> Path:
+        """The rack's Ed25519 key, made here and never sent."""
+        return self.directory / "identity.key"
+
+    @property
+    def certificate(self) -> Path:
+        """Client certificate and issuing CA, PEM."""
+        return self.directory / "rack.pem"
+
+    @property
+    def roots(self) -> Path:
+        """The cluster's root CA, PEM."""
+        return self.directory / "ca.pem"
+
+    @property
+    def cluster_public(self) -> Path:
+        """The pinned cluster key."""
+        return self.directory / "cluster.pub"
+
+    @property
+    def snake(self) -> Path:
+        """Where the mixers are, JSON."""
+        return self.directory / "snake.json"
+
+    @property
+    def wal(self) -> Path:
+        """The write-ahead log."""
+        return self.directory / "wal"
+
+
+@dataclass(frozen=True)
+class RackIdentity:
+    """Everything a rack needs to prove who it is."""
+
+    passport: Passport
+    key: SigningKey = field(repr=False)
+    chain: tuple[x509.Certificate, ...]
+    roots_pem: bytes
+    servers: tuple[str, ...]
+    paths: StatePaths
+
+    def tls_context(self) -> ssl.SSLContext:
+        """Return the client context of the snake.
+
+        Raises:
+            TlsError: certificate or key cannot be loaded.
+        """
+        return client_context(self.roots_pem, self.paths.certificate, self.paths.identity_key)
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """A verified enrollment, ready to be stored."""
+
+    passport: bytes = field(repr=False)
+    certificate_pem: bytes
+    roots_pem: bytes
+    cluster_public: bytes
+    servers: tuple[str, ...]
+
+
+def prepare(paths: StatePaths) -> None:
+    """Make the directory and check that it takes files.
+
+    Raises:
+        StorageError: it does not.
+    """
+    make_private_dir(paths.directory)
+    check_writable_dir(paths.directory, "--state-dir")
+
+
+def own_key(paths: StatePaths) -> Ed25519PrivateKey:
+    """Return the rack's identity key, making it on first use.
+
+    Raises:
+        KeyFileError: there is one that cannot be used; it is not replaced.
+    """
+    if not paths.identity_key.exists():
+        save_private_key(paths.identity_key, Ed25519PrivateKey.generate(), None)
+    return load_ed25519(paths.identity_key)
+
+
+def store(paths: StatePaths, enrolled: Enrolled) -> None:
+    """Write an enrollment; the passport comes last.
+
+    Raises:
+        StorageError: a file cannot be written. What was there before still works or is still incomplete.
+    """
+    write_atomic(paths.roots, enrolled.roots_pem, mode=0o644)
+    write_atomic(paths.cluster_public, encode_public(enrolled.cluster_public), mode=0o644)
+    write_atomic(paths.certificate, enrolled.certificate_pem, mode=0o644)
+    snake = {"v": SNAKE_VERSION, "servers": list(enrolled.servers)}
+    write_atomic(paths.snake, json.dumps(snake).encode())
+    write_atomic(paths.passport, enrolled.passport)
+
+
+def load(paths: StatePaths, *, machine_id: int) -> RackIdentity:
+    """Load and verify the rack's identity.
+
+    Raises:
+        PassportError: not enrolled, pending or suspended, or something does not verify (exit code 78).
+        KeyFileError, StorageError: a file is missing or damaged.
+    """
+    if not paths.passport.exists():
+        raise PassportError(
+            f"this rack is not enrolled: there is no passport {paths.passport}",
+            remedy="stagebox admin enroll --state-dir … --mixer … --token … --ca-pin …",
+        )
+    passport = passports.read(paths.passport, pinned_cluster(paths))
+    private = load_ed25519(paths.identity_key)
+    public = private.public_key().public_bytes_raw()
+    passports.check_binding(passport, machine_id=machine_id, rack_public=public)
+    if passport.status is not PassportStatus.ACTIVE:
+        raise PassportError(
+            f"rack {passport.name!r} is {passport.status.value}",
+            remedy="let an operator approve it (stagebox admin racks approve), then enroll again",
+        )
+    chain = tuple(load_certificates(paths.certificate))
+    if public_ed25519(chain[0]) != public or spiffe_identity(chain[0]) != passport.rack_id:
+        raise PassportError(
+            f"the certificate {paths.certificate} is not that of rack {passport.name!r}",
+            remedy="restore the state directory from one backup, or enroll again",
+        )
+    return RackIdentity(
+        passport=passport,
+        key=signing_key(private),
+        chain=chain,
+        roots_pem=_read(paths.roots),
+        servers=_servers(paths.snake),
+        paths=paths,
+    )
+
+
+def pinned_cluster(paths: StatePaths) -> bytes:
+    """Return the cluster key pinned at enrollment.
+
+    Raises:
+        PassportError: it is missing or damaged.
+    """
+    try:
+        return load_public(paths.cluster_public)
+    except KeyFileError as error:
+        raise PassportError(
+            f"the pinned cluster key is not usable: {error.message}",
+            remedy="restore cluster.pub from a backup of this rack, or enroll again",
+        ) from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}", remedy="enroll this rack again") from None
+
+
+def _servers(path: Path) -> tuple[str, ...]:
+    try:
+        data = json.loads(_read(path))
+        servers = data["servers"]
+        if data["v"] != SNAKE_VERSION or not servers or not all(isinstance(item, str) for item in servers):
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        raise StorageError(f"{path} is damaged", remedy="enroll this rack again") from None
+    return tuple(servers)

@@ -1,0 +1,5 @@
+"""``python -m stagebox.cli``: the same as the ``stagebox`` console script."""
+
+from stagebox.cli import main
+
+main()

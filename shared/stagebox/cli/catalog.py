@@ -1,0 +1,14 @@
+"""One line about each command of the project, so that listing them imports none of them."""
+
+from __future__ import annotations
+
+ONE_LINERS = {
+    "admin": "Administer racks: tokens, approval, enrollment.",
+    "admin.enroll": "Enroll this rack with a one-time token (run on the rack).",
+    "config": "Show the effective configuration and where it comes from.",
+    "keys": "Make and inspect a cluster's keys and certificates (works offline).",
+    "mixer": "Run the control plane.",
+    "passport": "Look into a rack's passport.",
+    "rack": "Run this machine as a rack; look after its journal.",
+    "tail": "Follow what racks publish, and verify it.",
+}
