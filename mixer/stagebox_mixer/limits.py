@@ -12,6 +12,7 @@ class MixerLimits:
     # nats-server supervision
     nats_ready_s: float = 20.0
     nats_stop_s: float = 10.0
+    nats_ports_poll_s: float = 0.005
     nats_restart_first_s: float = 0.1
     nats_restart_cap_s: float = 10.0
     nats_stable_s: float = 30.0

@@ -225,9 +225,11 @@ class NatsServer:
                 continue  # a line over the limit; the reader dropped it
             if not raw:
                 return
-            self._on_line(raw.decode("utf-8", "replace").rstrip(), pid)
+            if self._on_line(raw.decode("utf-8", "replace").rstrip()):
+                await self._became_ready(pid)
 
-    def _on_line(self, line: str, pid: int) -> None:
+    def _on_line(self, line: str) -> bool:
+        """Pass one log line on; return whether it says that the server is ready."""
         found = _LINE.match(line)
         level, text = (found["level"], found["text"]) if found else ("ERR", line)
         if level in ("ERR", "FTL"):
@@ -235,26 +237,29 @@ class NatsServer:
             violation = parse_violation(text)
             if violation is not None:
                 self._on_violation(violation)
-                return
+                return False
             log.warning("nats_server", message=text)
         elif level == "WRN":
             log.warning("nats_server", message=text)
         else:
             log.debug("nats_server", message=text)
-            if text == _READY:
-                self._became_ready(pid)
+        return text == _READY
 
-    def _became_ready(self, pid: int) -> None:
-        self._pin_ports(pid)
+    async def _became_ready(self, pid: int) -> None:
+        await self._pin_ports(pid)
         self._ready.set()
         log.info("nats_server_ready", pid=pid, loopback=self.loopback_url, snake_port=self._config.snake.port)
         if self._first_start is not None and not self._first_start.done():
             self._first_start.set_result(None)
 
-    def _pin_ports(self, pid: int) -> None:
-        # A restarted server must come back where clients know it.
-        ports_file = next(self._config.ports_dir.glob(f"*_{pid}.ports"))
-        ports = json.loads(ports_file.read_text())
+    async def _pin_ports(self, pid: int) -> None:
+        # A restarted server must come back where clients know it. The file comes after the line "ready".
+        while True:
+            try:
+                ports = json.loads(next(self._config.ports_dir.glob(f"*_{pid}.ports")).read_text())
+                break
+            except (StopIteration, ValueError):
+                await asyncio.sleep(LIMITS.nats_ports_poll_s)
         loopback = urlsplit(ports["nats"][0]).port or self._config.loopback.port
         snake = urlsplit(ports["websocket"][0]).port or self._config.snake.port
         self._config = replace(

@@ -1,0 +1,57 @@
+"""``python -m bench [SUITE ...] [--json] [--markdown FILE]``: run suites and print a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from bench.table import Row, markdown, show
+
+SUITES = {
+    "startup": "mixer ready, enroll to first frame",
+    "latency": "rack publish to subscriber callback, and to proof",
+    "throughput": "sustained records/s over the snake",
+    "rack-cpu": "CPU of a 2-channel rack process",
+    "journal": "durable appends/s and CPU",
+}
+
+
+def main() -> None:
+    """Parse the command line, run, print."""
+    parser = argparse.ArgumentParser(
+        prog="just bench",
+        description="Measure Stagebox beside the raw limit in the same run.",
+        epilog="suites: " + "; ".join(f"{name} ({what})" for name, what in SUITES.items()),
+    )
+    parser.add_argument("suite", nargs="*", metavar="SUITE", help="which to run; all by default")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table to FILE")
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.suite) - SUITES.keys())
+    if unknown:
+        parser.error(f"there is no suite {unknown[0]!r}; there are {', '.join(SUITES)}")
+    rows: list[Row] = []
+    for name in arguments.suite or SUITES:
+        run: Callable[[Callable[[str], None]], list[Row]] = import_module(
+            f"bench.{name.replace('-', '_')}"
+        ).run
+        rows += run(lambda text: print(f"… {text}", file=sys.stderr, flush=True))
+    if arguments.markdown:
+        arguments.markdown.write_text(markdown(rows))
+    if arguments.json:
+        print(json.dumps({"machine": platform.platform(), "rows": [row.as_dict() for row in rows]}))
+    else:
+        show(rows)
+
+
+if __name__ == "__main__":
+    # OpenSSL reads its configuration once: before anything below imports it.
+    from stagebox.cipher_policy import require_aes256
+
+    require_aes256()
+    main()

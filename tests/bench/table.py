@@ -1,0 +1,84 @@
+"""Results as rows: ours, the baseline, their ratio and what was expected."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure. ``baseline`` is None where there is nothing raw to compare with."""
+
+    suite: str
+    figure: str
+    unit: str
+    ours: float
+    baseline: float | None = None
+    baseline_is: str = ""
+    expected: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """Ours over the baseline."""
+        return self.ours / self.baseline if self.baseline else None
+
+    def as_dict(self) -> dict[str, object]:
+        """The row as plain data."""
+        return {**asdict(self), "ratio": self.ratio}
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value below which ``share`` of ``values`` lie."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle value."""
+    return statistics.median(values)
+
+
+def number(value: float | None) -> str:
+    """A figure with three significant digits, thousands grouped."""
+    if value is None:
+        return "–"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+_HEAD = ("figure", "unit", "ours", "raw", "ours/raw", "raw is", "expected")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        f"{row.suite}: {row.figure}",
+        row.unit,
+        number(row.ours),
+        number(row.baseline),
+        number(row.ratio),
+        row.baseline_is,
+        row.expected,
+    )
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table."""
+    lines = ["| " + " | ".join(_HEAD) + " |", "|" + " --- |" * len(_HEAD)]
+    lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Print the rows as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for name in _HEAD:
+        table.add_column(name, justify="right" if name in ("ours", "raw", "ours/raw") else "left")
+    for row in rows:
+        table.add_row(*_cells(row))
+    Console(width=160).print(table)
