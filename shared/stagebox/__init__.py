@@ -2,7 +2,7 @@
 
 The public face of the subscriber SDK::
 
-    async with stagebox.connect(identity="ops") as bus:
+    async with stagebox.connect("wss://mixer:4222", identity="ops") as bus:
         async for record in bus.records("rack.*.meter.>", verify=True):
             ...
 

@@ -1,8 +1,9 @@
 """Deterministic CBOR, and a decoder that takes no liberties.
 
 Encoding follows RFC 8949 §4.2.1: shortest integers, lengths and floats, definite lengths, map keys sorted by
-their encoded bytes. Decoding demands exactly one item, no duplicate map keys, no indefinite nesting and a
-bound on size. Signed payloads are kept as the received bytes and never re-encoded for verification.
+their encoded bytes. Every map key is text, for which that order and the older length-first one agree. Decoding
+demands exactly one item, no duplicate map keys, definite lengths, no tag but those our formats use, and bounds
+on size and depth. Signed payloads are kept as the received bytes and never re-encoded for verification.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ import cbor2
 
 from stagebox.errors import DecodeError
 from stagebox.limits import LIMITS
+
+# RFC 8746 float32 LE. Any other tag would be turned into objects (dates, regular expressions, reference cycles)
+# by the decoder; none of our formats needs that.
+_KNOWN_TAGS = frozenset({85})
 
 
 def encode(value: Any) -> bytes:
@@ -37,8 +42,8 @@ def _pairs_without_duplicates(data: bytes, depth: int) -> None:
                     break
                 continue
             stack[-1] = (remaining - 1, keys)
-        start = position
         major, argument, position = _head(data, position, end)
+        content = position
         if major in (2, 3):
             position += argument
             if position > end:
@@ -46,14 +51,17 @@ def _pairs_without_duplicates(data: bytes, depth: int) -> None:
         if stack and stack[-1][1] is not None:
             keys = stack[-1][1]
             if pending_key[-1]:
-                if major not in (0, 1, 2, 3):
-                    raise DecodeError("CBOR map key is neither an integer nor a string")
-                key = data[start:position]
+                if major != 3:
+                    raise DecodeError("CBOR map key is not text")
+                # The text alone: a key written with a longer head than needed is still the same key.
+                key = data[content:position]
                 if keys is not None and key in keys:
                     raise DecodeError("CBOR map has the same key twice")
                 if keys is not None:
                     keys.add(key)
             pending_key[-1] = not pending_key[-1]
+        if major == 6 and argument not in _KNOWN_TAGS:
+            raise DecodeError(f"CBOR tag {argument} is not used by any Stagebox format")
         if major in (4, 5, 6):
             if len(stack) >= depth:
                 raise DecodeError(f"CBOR is nested deeper than {depth} levels")
@@ -103,16 +111,20 @@ def decode(data: bytes, *, max_bytes: int) -> Any:
 
 
 def decode_trusted(data: bytes, *, max_bytes: int) -> Any:
-    """Decode CBOR whose digest or signature is checked by the caller, without the duplicate-key walk.
+    """Decode CBOR on the path of every record: the bounds of :func:`decode`, without its walk over keys and tags.
+
+    For data whose digest or signature the caller checks.
 
     Raises:
-        DecodeError: too large, malformed or trailing bytes.
+        DecodeError: too large, malformed, trailing bytes, a duplicate map key, or nested too deep.
     """
     if len(data) > max_bytes:
         raise DecodeError(f"CBOR item of {len(data)} bytes is larger than the {max_bytes} allowed")
     stream = BytesIO(data)
     try:
-        value = cbor2.CBORDecoder(stream).decode()
+        value = cbor2.CBORDecoder(
+            stream, max_depth=LIMITS.max_cbor_depth, allow_indefinite=False, allow_duplicate_keys=False
+        ).decode()
     except Exception as error:
         raise DecodeError(f"CBOR does not decode: {type(error).__name__}") from None
     if stream.tell() != len(data):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -68,8 +69,8 @@ def verify_chain(
     Raises:
         VerificationError: no path to ``roots``, expired or not yet valid, wrong usage, or no identity.
     """
-    verifier = PolicyBuilder().store(Store(list(roots))).time(now).build_client_verifier()
     try:
+        verifier = PolicyBuilder().store(Store(list(roots))).time(now).build_client_verifier()
         verifier.verify(leaf, list(intermediates))
     except (ChainError, ValueError) as error:
         raise VerificationError(f"the certificate chain does not verify: {error}") from None
@@ -82,7 +83,10 @@ def public_ed25519(certificate: x509.Certificate) -> bytes:
     Raises:
         VerificationError: the certificate carries another kind of key.
     """
-    key = certificate.public_key()
+    try:
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise VerificationError("the certificate carries a key that cannot be read") from None
     if not isinstance(key, ed25519.Ed25519PublicKey):
         raise VerificationError("the certificate does not carry an Ed25519 key")
     return key.public_bytes_raw()

@@ -30,10 +30,16 @@ PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 
 
 def encode_private_key(key: PrivateKey, passphrase: bytes | None) -> bytes:
-    """Return the PKCS#8 PEM of ``key``, encrypted if ``passphrase`` is not None."""
-    protection: KeySerializationEncryption = (
-        BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
-    )
+    """Return the PKCS#8 PEM of ``key``, encrypted if ``passphrase`` is not None.
+
+    Raises:
+        KeyFileError: the passphrase is empty: that never means "no passphrase".
+    """
+    protection: KeySerializationEncryption = NoEncryption()
+    if passphrase is not None:
+        if not passphrase:
+            raise KeyFileError("the passphrase is empty", remedy="give one, or say --no-passphrase")
+        protection = BestAvailableEncryption(passphrase)
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection)
 
 
@@ -41,7 +47,7 @@ def save_private_key(path: Path, key: PrivateKey, passphrase: bytes | None) -> N
     """Write ``key`` to the new file ``path``.
 
     Raises:
-        KeyFileError: the file exists.
+        KeyFileError: the file exists, or the passphrase is empty.
         StorageError: it cannot be written.
     """
     write_new(path, encode_private_key(key, passphrase), mode=0o600)

@@ -45,6 +45,6 @@ class Notifier:
 def _watchdog_s(environment: Mapping[str, str]) -> float | None:
     text = environment.get("WATCHDOG_USEC", "")
     wanted = environment.get("WATCHDOG_PID", "")
-    if not text.isdigit() or int(text) == 0 or (wanted and wanted != str(os.getpid())):
+    if not text.isdecimal() or int(text) == 0 or (wanted and wanted != str(os.getpid())):
         return None
     return int(text) / 1e6

@@ -148,7 +148,9 @@ class BusClient:
                 return True
             reason = refused
         if self._drops.add(subject, reason) and reason != "disconnected":
-            _log.warning("live_message_dropped", subject=subject[:128], reason=reason, size=len(payload))
+            _log.warning(
+                "live_message_dropped", subject=ascii(subject[:128]), reason=reason, size=len(payload)
+            )
         return False
 
     async def publish_confirmed(self, subject: str, payload: bytes, *, timeout: float | None = None) -> None:

@@ -32,6 +32,7 @@ from stagebox.bus.causes import (
 from stagebox.bus.handshake import CertificateWitness
 from stagebox.bus.message import BusMessage
 from stagebox.bus.options import BusOptions
+from stagebox.bus.stats import MALFORMED
 from stagebox.bus.transport import BoundedTcpTransport, BusTransport, CoalescingWebSocketTransport
 
 Deliver = Callable[[BusMessage], None]
@@ -55,7 +56,7 @@ class Connection(Client):
         self._direct: dict[int, Deliver] = {}
         self._wake = asyncio.Event()
         self._drained = asyncio.Event()
-        self._shut = False
+        self._closer: asyncio.Task[None] | None = None
         self._witness = CertificateWitness()
         self._js: JetStreamContext | None = None
 
@@ -127,7 +128,7 @@ class Connection(Client):
         if size > self._max_payload:
             return "oversize"
         if _UNSAFE_SUBJECT.search(subject) or (reply and _UNSAFE_SUBJECT.search(reply)):
-            return "malformed"
+            return MALFORMED
         if headers:
             block = _header_block(headers)
             command = b"HPUB %s %s %d %d\r\n%s%s\r\n" % (
@@ -162,9 +163,16 @@ class Connection(Client):
 
     async def shutdown(self, *, drain: float = 0.0) -> None:
         """Close: with ``drain`` seconds first for requests in flight and queued data to leave."""
-        if self._shut:
-            return
-        self._shut = True
+        if self._closer is None:
+            self._closer = asyncio.get_running_loop().create_task(self._shut_down(drain), name="bus-close")
+        try:
+            await asyncio.shield(self._closer)
+        except asyncio.CancelledError:
+            # Closing is bounded; abandoned half-way it would leave its socket behind.
+            await asyncio.wait({self._closer})
+            raise
+
+    async def _shut_down(self, drain: float) -> None:
         if drain > 0 and self.alive:
             with contextlib.suppress(*_SOURCE_LOST, TimeoutError):
                 async with asyncio.timeout(drain):
@@ -177,7 +185,7 @@ class Connection(Client):
             subscription._stop_processing()
             for call in (subscription._pending_next_msgs_calls or {}).values():
                 call.cancel()
-        running = [task for task in tasks if task is not None and task is not asyncio.current_task()]
+        running = [task for task in tasks if task is not None]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 OTHER_KIND = "other"
+MALFORMED = "malformed"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class DropCounter:
 
     def add(self, subject: str, reason: str) -> bool:
         """Count one drop; return whether it is the first for this reason."""
-        kind = kind_of(subject)
+        # A malformed subject is nobody's kind, and must not put its control characters into a metric.
+        kind = OTHER_KIND if reason == MALFORMED else kind_of(subject)
         if kind not in self.by_kind and len(self.by_kind) >= self._max_kinds:
             kind = OTHER_KIND
         self.by_kind[kind] += 1

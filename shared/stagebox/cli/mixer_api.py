@@ -21,7 +21,6 @@ from stagebox.tls import client_context
 
 _TIMEOUT_S = 10.0
 _MAX_ANSWER_BYTES = 16 << 20
-_HANDSHAKE_ALERTS = ("alert", "certificate", "handshake")
 
 
 class MixerApi:
@@ -106,11 +105,12 @@ class MixerApi:
                 f"{cause.verify_message}",
                 remedy="check the address, and that the identity directory is of the same cluster",
             )
-        text = str(cause).lower()
-        if isinstance(cause, ssl.SSLError) or any(word in text for word in _HANDSHAKE_ALERTS):
+        alert = _tls_alert(cause)
+        if alert == "wrong version number":
+            return TlsError(f"what listens at {self._url} does not speak TLS", remedy="check --mixer")
+        if alert is not None:
             return TlsError(
-                f"the mixer at {self._url} refused the TLS connection: "
-                f"{getattr(cause, 'reason', None) or cause}",
+                f"the mixer at {self._url} refused the TLS connection: {alert}",
                 remedy=f"check that {self._identity / 'client.crt'} is current and of this cluster",
             )
         reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
@@ -139,6 +139,17 @@ def _root_cause(error: BaseException) -> BaseException:
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
     return error
+
+
+def _tls_alert(cause: BaseException) -> str | None:
+    """Return what a failed TLS connection says in words, e.g. ``certificate expired``; None for others."""
+    reason = getattr(cause, "reason", None)
+    # httpcore hands some read errors over as text alone.
+    text = reason if isinstance(reason, str) else str(cause)
+    if not isinstance(cause, ssl.SSLError) and "ssl" not in text.lower():
+        return None
+    words = text.lower().replace("_", " ")
+    return words.partition(" alert ")[2] or words
 
 
 def _refusal(url: str, status: int, answer: object) -> StageboxError:

@@ -107,6 +107,8 @@ def payload_digest(payload: bytes) -> bytes:
 
 def _record(row: Any) -> WalRecord:
     match row:
-        case [str() as kind, int() as time_ns, str() as subject, bytes() as data] if time_ns >= 0:
+        case [str() as kind, int() as time_ns, str() as subject, bytes() as data] if (
+            type(time_ns) is int and 0 <= time_ns < 1 << 64
+        ):
             return WalRecord(kind, time_ns, subject, data)
     raise DecodeError("WAL batch holds a malformed record")

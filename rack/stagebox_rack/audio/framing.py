@@ -1,0 +1,69 @@
+"""Cuts a run of contiguous blocks into frames of one fixed size. Pure.
+
+Each frame keeps the sample index of its first sample and the capture time of its end, each taken from
+the block that sample came in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from stagebox_rack.audio.ring import Samples
+
+_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """``samples`` float32[frames, channels], valid until the assembler is used again.
+
+    ``index`` is of the first frame, ``end_ns`` the capture time of the end of the last.
+    """
+
+    samples: Samples
+    index: int
+    end_ns: int
+
+
+class FrameAssembler:
+    """Collects blocks until ``size`` frames are there."""
+
+    def __init__(self, size: int, channels: int, rate: int) -> None:
+        """Make frames of ``size`` at ``rate`` Hz."""
+        self._buffer: Samples = np.empty((size, channels), dtype=np.float32)
+        self._size = size
+        self._rate = rate
+        self._filled = 0
+        self._index = 0
+        self._end_ns = 0
+
+    def push(self, samples: Samples, index: int, time_ns: int) -> Iterator[Frame]:
+        """Add a block that continues the last one; yields every frame it completes.
+
+        ``index`` and ``time_ns`` are of the block's first frame.
+        """
+        taken, total = 0, len(samples)
+        while taken < total:
+            if self._filled == 0:
+                self._index = index + taken
+            count = min(self._size - self._filled, total - taken)
+            self._buffer[self._filled : self._filled + count] = samples[taken : taken + count]
+            self._filled += count
+            taken += count
+            self._end_ns = time_ns + taken * _NS // self._rate
+            if self._filled == self._size:
+                yield self.flush()
+
+    @property
+    def pending(self) -> int:
+        """Frames collected and not yet handed out."""
+        return self._filled
+
+    def flush(self) -> Frame:
+        """What has been collected so far, short or whole (or empty)."""
+        frame = Frame(self._buffer[: self._filled], self._index, self._end_ns)
+        self._filled = 0
+        return frame

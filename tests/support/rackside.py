@@ -1,0 +1,173 @@
+"""The rack's side of the snake, with each proof of admission replaceable, and signed journal batches to send."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import secrets
+import ssl
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nacl.signing import SigningKey
+
+from stagebox import subjects
+from stagebox.bus import BUS_LIMITS, BusClient, BusOptions, Failure
+from stagebox.certificates import build_csr, to_pem
+from stagebox.errors import BusError, TlsError
+from stagebox.identity import RackId
+from stagebox.keyfiles import save_private_key, signing_key
+from stagebox.records.walbatch import FIRST_PREVIOUS, WalBatch, WalRecord
+from stagebox.tls import client_context
+from stagebox_keys.ca import IssuingAuthority
+from stagebox_mixer.streams import WAL_STREAM
+from stagebox_rack.state import RackIdentity
+
+QUICK = dataclasses.replace(
+    BUS_LIMITS, connect_timeout=8.0, backoff_base=0.02, backoff_cap=0.1, close_timeout=0.3
+)
+
+
+def rack_options(
+    identity: RackIdentity,
+    *,
+    context: ssl.SSLContext | None = None,
+    key: SigningKey | None = None,
+    token: str | None = None,
+    without_key: bool = False,
+    without_token: bool = False,
+) -> BusOptions:
+    """Return how ``stagebox_rack.app`` connects; every argument breaks one of the three proofs."""
+    proof = key if key is not None else identity.key
+    secret = token if token is not None else identity.passport.secret
+    return BusOptions(
+        servers=identity.servers,
+        name=f"rack:{identity.passport.name}",
+        ssl_context=context if context is not None else identity.tls_context(),
+        identity=None if without_key else lambda: proof,
+        token=None if without_token else lambda: secret,
+        inbox_prefix=subjects.inbox_prefix("rack", identity.passport.name),
+        give_up_after=8.0,
+        limits=QUICK,
+    )
+
+
+@contextlib.asynccontextmanager
+async def connected(options: BusOptions) -> AsyncIterator[BusClient]:
+    """Connect, or raise what the bus client says."""
+    async with BusClient(options) as bus:
+        await bus.wait_connected(8)
+        yield bus
+
+
+async def refusal(options: BusOptions) -> Failure:
+    """Return why a connection is refused.
+
+    Raises:
+        AssertionError: it was not.
+    """
+    bus = BusClient(options)
+    await bus.start()
+    try:
+        await bus.wait_connected(8)
+    except (BusError, TlsError):
+        assert bus.last_failure is not None
+        return bus.last_failure
+    else:
+        raise AssertionError("the connection was admitted")
+    finally:
+        await bus.close()
+
+
+@dataclass(frozen=True)
+class Forged:
+    """A certificate with its key in files."""
+
+    certificate: x509.Certificate
+    key: Ed25519PrivateKey
+    certificate_path: Path
+    key_path: Path
+
+    def context(self, roots_pem: bytes) -> ssl.SSLContext:
+        """Return the client context that presents it."""
+        return client_context(roots_pem, self.certificate_path, self.key_path)
+
+
+def issue_rack(
+    authority: IssuingAuthority,
+    directory: Path,
+    rack: RackId,
+    *,
+    key: Ed25519PrivateKey | None = None,
+    now: object = None,
+    life_s: float | None = None,
+) -> Forged:
+    """Issue a rack certificate the registry does not know; ``life_s`` seconds from now, negative for expired."""
+    import datetime
+
+    directory.mkdir(parents=True, exist_ok=True)
+    private = key if key is not None else Ed25519PrivateKey.generate()
+    moment = datetime.datetime.now(datetime.UTC)
+    if life_s is not None:
+        moment += datetime.timedelta(seconds=life_s) - datetime.timedelta(days=1)
+    leaf = authority.sign_rack(build_csr(private, "test"), rack, now=moment, days=1 if life_s is not None else 30)
+    certificate_path, key_path = directory / "rack.pem", directory / "identity.key"
+    certificate_path.write_bytes(to_pem([leaf]) + authority.chain_pem)
+    save_private_key(key_path, private, None)
+    return Forged(leaf, private, certificate_path, key_path)
+
+
+def signing(key: Ed25519PrivateKey) -> SigningKey:
+    """Return the same key for envelopes and nonces."""
+    return signing_key(key)
+
+
+@dataclass
+class Journal:
+    """A rack's journal as the mixer sees it: numbered, chained, signed batches."""
+
+    rack: str
+    key: SigningKey
+    journal: bytes = field(default_factory=lambda: uuid.uuid4().bytes)
+    next: int = 1
+    previous: bytes = FIRST_PREVIOUS
+
+    def batch(self, *payloads: bytes, subject: str | None = None) -> WalBatch:
+        """Return the next batch and advance the chain."""
+        at = subject if subject is not None else f"rack.{self.rack}.event"
+        records = tuple(WalRecord("event", time.time_ns(), at, data) for data in payloads)
+        return self.of(*records)
+
+    def of(self, *records: WalRecord) -> WalBatch:
+        """Return the next batch of these records and advance the chain."""
+        made = WalBatch(self.rack, self.next, self.previous, records, self.journal)
+        self.next, self.previous = made.last + 1, made.digest()
+        return made
+
+    def signed(self, *payloads: bytes) -> bytes:
+        """Return the wire form of the next batch."""
+        return self.batch(*payloads).sign(self.key)
+
+
+async def store(bus: BusClient, rack: str, data: bytes) -> int:
+    """Publish a batch durably on the rack's subject; returns its stream sequence."""
+    answer = await bus.request(subjects.wal(rack), data, headers={"Nats-Msg-Id": secrets.token_hex(8)})
+    reply = json.loads(answer.payload)
+    assert "error" not in reply, reply
+    assert reply["stream"] == WAL_STREAM
+    return int(reply["seq"])
+
+
+async def until(condition: object, timeout: float = 10.0) -> None:
+    """Wait for an asynchronous condition."""
+    assert callable(condition)
+    async with asyncio.timeout(timeout):
+        while not await condition():
+            await asyncio.sleep(0.01)
