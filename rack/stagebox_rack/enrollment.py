@@ -24,7 +24,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stagebox import passport as passports
 from stagebox.certificates import build_csr, parse_pem, public_ed25519, root_pin, to_pem, verify_chain
-from stagebox.errors import ConfigError, EnrollmentError, PassportError, StageboxError, VerificationError
+from stagebox.errors import (
+    ConfigError,
+    DecodeError,
+    EnrollmentError,
+    PassportError,
+    StageboxError,
+    VerificationError,
+)
 from stagebox.loopback import is_loopback
 from stagebox.passport import Passport
 from stagebox.tls import client_context
@@ -32,6 +39,7 @@ from stagebox_rack import state
 from stagebox_rack.limits import LIMITS
 from stagebox_rack.state import Enrolled, StatePaths
 
+_AUTHORITY = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?\Z")  # no user, space or zone
 _PIN = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
 
@@ -55,15 +63,19 @@ def parse_mixer_url(url: str) -> MixerAddress:
         host, _port = parts.hostname, parts.port
     except ValueError:
         host, parts = None, urlsplit("")
-    if not host or parts.scheme not in ("https", "http") or "@" in parts.netloc:
-        raise ConfigError(f"{url!r} is not a mixer URL", remedy="use --mixer https://<host>:8443")
+    if not host or parts.scheme not in ("https", "http") or not _AUTHORITY.match(parts.netloc):
+        # The value is not repeated: it may be a mistyped token, or carry a password.
+        raise ConfigError("--mixer is not a mixer URL", remedy="use --mixer https://<host>:8443")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ConfigError(
+            f"the mixer URL has more than host and port {parts.netloc!r}",
+            remedy=f"use --mixer {parts.scheme}://{parts.netloc}",
+        )
     if parts.scheme == "http" and not is_loopback(host):
         raise ConfigError(
             f"{url!r} would send the enrollment token in plaintext to {host}",
             remedy=f"use --mixer https://{parts.netloc}",
         )
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ConfigError(f"{url!r} has a path", remedy=f"use --mixer {parts.scheme}://{parts.netloc}")
     return MixerAddress(f"{parts.scheme}://{parts.netloc}", host, parts.scheme == "https")
 
 
@@ -75,8 +87,9 @@ def check_pin(pin: str) -> str:
     """
     canonical = pin.strip().lower()
     if not _PIN.match(canonical):
+        # Not repeated either: the token stands beside it on the command line.
         raise ConfigError(
-            f"--ca-pin {pin!r} is not a CA pin",
+            "--ca-pin is not a CA pin",
             remedy="use the value that `stagebox admin token create` printed: sha256:<64 hex digits>",
         )
     return canonical
@@ -121,8 +134,8 @@ def verify_reply(
         chain = parse_pem(str(reply["chain"]).encode(), "the issuing chain")
         passport = base64.b64decode(reply["passport"], validate=True)
         cluster_public = bytes.fromhex(reply["cluster_public"])
-        port = int(reply["snake_port"])
-    except (KeyError, TypeError, ValueError, binascii.Error):
+        port = _port(reply["snake_port"])
+    except (KeyError, TypeError, ValueError, binascii.Error, DecodeError):
         raise EnrollmentError("the mixer's answer is malformed", remedy="upgrade mixer or rack") from None
     identity = verify_chain(leaf, chain, roots, datetime.datetime.now(datetime.UTC))
     issued = passports.verify(passport, cluster_public)
@@ -140,9 +153,15 @@ def verify_reply(
     )
 
 
+def _port(value: object) -> int:
+    if type(value) is not int or not 1 <= value <= 65_535:
+        raise ValueError(value)
+    return value
+
+
 def _previous(paths: StatePaths) -> Passport | None:
     """Return who this state directory belongs to; a damaged passport is not silently replaced."""
-    if not paths.passport.exists():
+    if not state.has_passport(paths):
         return None
     return passports.read(paths.passport, state.pinned_cluster(paths))
 
@@ -204,7 +223,7 @@ def _call(
 def _parse_reply(mixer: MixerAddress, reply: httpx.Response) -> Mapping[str, Any]:
     try:
         data = reply.json() if len(reply.content) <= LIMITS.enroll_reply_bytes else None
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         data = None
     if not isinstance(data, dict):
         raise EnrollmentError(

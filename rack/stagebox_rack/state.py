@@ -135,6 +135,24 @@ def store(paths: StatePaths, enrolled: Enrolled) -> None:
     write_atomic(paths.passport, enrolled.passport)
 
 
+def has_passport(paths: StatePaths) -> bool:
+    """Tell whether a passport stands in the state directory, whatever it is worth.
+
+    Raises:
+        StorageError: the directory cannot be looked into, which is not the same as "not enrolled".
+    """
+    try:
+        paths.passport.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise StorageError(
+            f"cannot look into the state directory {paths.directory}: {error.strerror}",
+            remedy="run as the user who owns it",
+        ) from None
+    return True
+
+
 def load(paths: StatePaths, *, machine_id: int) -> RackIdentity:
     """Load and verify the rack's identity.
 
@@ -142,7 +160,7 @@ def load(paths: StatePaths, *, machine_id: int) -> RackIdentity:
         PassportError: not enrolled, pending or suspended, or something does not verify (exit code 78).
         KeyFileError, StorageError: a file is missing or damaged.
     """
-    if not paths.passport.exists():
+    if not has_passport(paths):
         raise PassportError(
             f"this rack is not enrolled: there is no passport {paths.passport}",
             remedy="stagebox admin enroll --state-dir … --mixer … --token … --ca-pin …",
@@ -198,7 +216,9 @@ def _servers(path: Path) -> tuple[str, ...]:
     try:
         data = json.loads(_read(path))
         servers = data["servers"]
-        if data["v"] != SNAKE_VERSION or not servers or not all(isinstance(item, str) for item in servers):
+        if data["v"] != SNAKE_VERSION or not isinstance(servers, list) or not servers:
+            raise ValueError
+        if not all(isinstance(item, str) and item.startswith("wss://") for item in servers):
             raise ValueError
     except (ValueError, KeyError, TypeError):
         raise StorageError(f"{path} is damaged", remedy="enroll this rack again") from None

@@ -1,0 +1,391 @@
+"""The journal's one face for the application.
+
+Rules: ``append`` answers with a sequence only once the record is durable. Batches are handed out only when
+committed. Nothing unacknowledged is ever removed. All methods belong to one event loop; blocking work runs on
+the writer thread and on worker threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Self
+
+from nacl.signing import SigningKey
+
+from stagebox.errors import InputError, StageboxError, StorageError
+from stagebox.records.walbatch import WalRecord
+from stagebox_rack.limits import LIMITS, RackLimits
+from stagebox_rack.wal import hotfile
+from stagebox_rack.wal.acknowledged import save_cursor
+from stagebox_rack.wal.catalogue import Catalogue, SegmentSpan, Span
+from stagebox_rack.wal.commit import GroupCommit
+from stagebox_rack.wal.disk import Disk
+from stagebox_rack.wal.events import JournalEvent, OnEvent
+from stagebox_rack.wal.hotfile import HotSpan
+from stagebox_rack.wal.journal import Edges, Journal
+from stagebox_rack.wal.journal_format import CommittedBatch
+from stagebox_rack.wal.opening import Opened, open_directory
+from stagebox_rack.wal.sealing import Sealer, read_hot
+from stagebox_rack.wal.segment import read_segment
+from stagebox_rack.wal.stats import WalStats
+from stagebox_rack.wal.tail import Tail
+
+__all__ = ["Wal", "WalStats"]
+
+
+class Wal:
+    """One rack's journal, open. Make it with :meth:`open`."""
+
+    def __init__(
+        self,
+        opened: Opened,
+        *,
+        rack: str,
+        signing_key: SigningKey,
+        boot: bytes,
+        limits: RackLimits,
+        on_event: OnEvent,
+        disk: Disk,
+        clock: Callable[[], float],
+    ) -> None:
+        self._opened = opened
+        self._layout = opened.layout
+        self._keyring = opened.keyring
+        self._rack = rack
+        self._public = bytes(signing_key.verify_key)
+        self._limits = limits
+        self._on_event = on_event
+        self._disk = disk
+        self._loop = asyncio.get_running_loop()
+        found = opened.recovered
+        self._catalogue = Catalogue(found.segments, found.frozen)
+        self._tail = Tail(limits.wal_tail_bytes)
+        self._committed = found.head.next - 1
+        self._acknowledged = self._saved = min(opened.acknowledged, self._committed)
+        self._records = 0
+        self._lost = 0
+        self._over_quota = False
+        self._advanced = asyncio.Condition()
+        self._notify: asyncio.Task[None] | None = None
+        self._sealing = asyncio.Lock()
+        edges = Edges(disk, clock)
+        self._journal = journal = Journal(
+            opened.layout,
+            opened.keyring,
+            self._catalogue,
+            opened.mark,
+            found.head,
+            rack=rack,
+            boot=boot,
+            edges=edges,
+            on_event=self._post_event,
+            limits=limits,
+        )
+        self._commit = GroupCommit(journal, self._loop, self._committed_batch, limits)
+        self._sealer = Sealer(
+            opened.layout, opened.keyring, self._catalogue, signing_key, rack=rack, on_event=self._post_event
+        )
+        self._wake_maintenance = asyncio.Event()
+        self._maintenance: asyncio.Task[None] | None = None
+        self._activations = 0
+        self._closing = self._closed = False
+
+    @classmethod
+    async def open(
+        cls,
+        directory: Path,
+        *,
+        rack: str,
+        signing_key: SigningKey,
+        boot: bytes,
+        limits: RackLimits = LIMITS,
+        on_event: OnEvent,
+        disk: Disk | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Self:
+        """Open the journal in ``directory`` (made if missing), recover it and start its writer.
+
+        Raises:
+            StorageError: another process has it, or the disk refuses.
+            KeyFileError: its key file is missing, unsafe or damaged.
+            VerificationError: the key is not the one it was written with, or it is another rack's.
+        """
+        disk = disk or Disk()
+        opened = await asyncio.to_thread(open_directory, directory, rack, bytes(signing_key.verify_key), disk)
+        wal = cls(
+            opened,
+            rack=rack,
+            signing_key=signing_key,
+            boot=boot,
+            limits=limits,
+            on_event=on_event,
+            disk=disk,
+            clock=clock,
+        )
+        for event in opened.events:
+            wal._deliver(event)
+        wal._commit.start()
+        wal._maintenance = asyncio.create_task(wal._maintain(), name="wal-maintenance")
+        return wal
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    @property
+    def rack(self) -> str:
+        """The rack whose journal this is."""
+        return self._rack
+
+    @property
+    def journal(self) -> bytes:
+        """This journal's identity, made when it was created."""
+        return self._keyring.journal
+
+    @property
+    def committed(self) -> int:
+        """The last durable sequence."""
+        return self._committed
+
+    @property
+    def acknowledged(self) -> int:
+        """The last sequence the server is known to hold."""
+        return self._acknowledged
+
+    def append(
+        self, kind: str, time_ns: int, subject: str, data: bytes, *, urgent: bool = False
+    ) -> asyncio.Future[int]:
+        """Journal one record; the future gives its sequence once it is durable.
+
+        ``urgent`` commits at once instead of waiting for the group's window. A caller that does not await the
+        future learns of a failed commit from the journal's events.
+
+        Raises:
+            InputError: the record is too large or malformed; it could never be committed.
+            StorageError: the queue is full (back-pressure) or the journal is closed; nothing was taken.
+        """
+        limits = self._limits
+        if len(data) > limits.wal_record_bytes:
+            raise InputError(
+                f"a {kind} record of {len(data)} bytes is over the {limits.wal_record_bytes} allowed"
+            )
+        longest = max(len(kind.encode()), len(subject.encode()))
+        if longest > limits.wal_text_bytes or not 0 <= time_ns < 1 << 63:
+            raise InputError(
+                f"a record of kind {kind[:32]!r} has a bad time or a name over {limits.wal_text_bytes} bytes"
+            )
+        return self._commit.submit(WalRecord(kind, time_ns, subject, bytes(data)), urgent=urgent)
+
+    async def wait_committed(self, sequence: int) -> None:
+        """Return when ``sequence`` is durable."""
+        async with self._advanced:
+            await self._advanced.wait_for(lambda: self._committed >= sequence)
+
+    async def wait_acknowledged(self, sequence: int) -> None:
+        """Return when the server is known to hold ``sequence``."""
+        async with self._advanced:
+            await self._advanced.wait_for(lambda: self._acknowledged >= sequence)
+
+    async def batches_after(self, sequence: int) -> AsyncGenerator[CommittedBatch, None]:
+        """Yield committed batches in order, from the one that holds ``sequence + 1``, up to the newest.
+
+        Where records are missing the next batch simply starts later; compare ``first`` with what you expect.
+
+        Raises:
+            StorageError: a file cannot be read.
+            VerificationError: a file does not verify.
+        """
+        while True:
+            batch = self._tail.after(sequence)
+            if batch is not None:
+                yield batch
+                sequence = batch.last
+                continue
+            span = self._catalogue.after(sequence)
+            if span is None:
+                return
+            try:
+                batches = await asyncio.to_thread(self._read_span, span)
+            except FileNotFoundError:
+                # Sealed or evicted between the look-up and the read: look again.
+                if self._catalogue.after(sequence) == span:
+                    raise StorageError(
+                        f"records {span.first}-{span.last} are gone from {self._layout.root}"
+                    ) from None
+                continue
+            for batch in batches:
+                if batch.last > sequence:
+                    yield batch
+            sequence = max(sequence, span.last)
+
+    async def batch_ending(self, last: int) -> CommittedBatch | None:
+        """Return the batch whose last record is ``last``, or None when no readable batch ends there."""
+        async for batch in self.batches_after(last - 1):
+            return batch if batch.last == last else None
+        return None
+
+    async def first_batch(self) -> CommittedBatch | None:
+        """Return the oldest batch that can be read, or None."""
+        async for batch in self.batches_after(0):
+            return batch
+        return None
+
+    def missing(self, first: int, last: int) -> bool:
+        """Whether none of the records ``first`` … ``last`` can be read here (evicted or lost)."""
+        return not any(span.first <= last and span.last >= first for span in self._catalogue.spans())
+
+    def acknowledge(self, sequence: int, *, rewind: bool = False) -> None:
+        """The server holds everything up to ``sequence``; ``rewind`` says it may hold less than before."""
+        if sequence > self._committed:
+            raise ValueError(f"sequence {sequence} was never committed")
+        if rewind or sequence > self._acknowledged:
+            self._acknowledged = sequence
+            self._wake_waiters()
+
+    async def seal_now(self) -> None:
+        """Commit what is queued, close the active file and seal every closed file.
+
+        Raises:
+            StorageError: sealing failed; everything stays readable in hot files.
+        """
+        await self._commit.rotate()
+        await self._seal_frozen()
+
+    def stats(self) -> WalStats:
+        """Return counters and sizes."""
+        spans = self._catalogue.spans()
+        segments = [span for span in spans if isinstance(span, SegmentSpan)]
+        hot = [span for span in spans if isinstance(span, HotSpan)]
+        return WalStats(
+            records=self._records,
+            committed=self._committed,
+            acknowledged=self._acknowledged,
+            oldest=spans[0].first if spans else 0,
+            queued=self._commit.queued,
+            refused=self._commit.refused,
+            failed=self._commit.failed,
+            segments=len(segments),
+            segment_bytes=sum(span.size for span in segments),
+            hot_files=len(hot),
+            hot_bytes=sum(span.end for span in hot),
+            lost=self._lost,
+        )
+
+    async def close(self) -> None:
+        """Commit what is queued, seal, save the cursor and let go of the directory."""
+        if self._closing:
+            return
+        self._closing = True
+        self._wake_maintenance.set()
+        if self._maintenance is not None:
+            await self._maintenance
+        await self._commit.stop()
+        try:
+            await self._seal_frozen()
+            await asyncio.to_thread(self._write_cursor, self._acknowledged)
+        except StageboxError as error:
+            # Nothing is lost by this: the next start seals, and reads the cursor from the server.
+            self._deliver(JournalEvent("wal_close_incomplete", "warning", {"reason": error.message}))
+        finally:
+            if self._notify is not None:
+                await self._notify
+            self._closed = True
+            self._opened.lock.release()
+
+    def _read_span(self, span: Span) -> list[CommittedBatch]:
+        if isinstance(span, HotSpan):
+            return list(read_hot(span, self._keyring, tail=False).batches)
+        if not span.stem.with_name(span.stem.name + ".seal").exists():
+            raise FileNotFoundError(span.stem)
+        return read_segment(span.stem, self._keyring, self._public)
+
+    def _committed_batch(self, batch: CommittedBatch) -> None:
+        self._tail.add(batch)
+        self._committed = batch.last
+        self._records += batch.last - batch.first + 1
+        if self._journal.activations != self._activations:
+            if self._activations:
+                self._wake_maintenance.set()  # the spare is used up, and a file waits to be sealed
+            self._activations = self._journal.activations
+        self._wake_waiters()
+
+    def _wake_waiters(self) -> None:
+        if self._notify is None or self._notify.done():
+            self._notify = self._loop.create_task(self._announce())
+
+    async def _announce(self) -> None:
+        async with self._advanced:
+            self._advanced.notify_all()
+
+    def _post_event(self, event: JournalEvent) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is gone: nobody is left to tell
+            self._loop.call_soon_threadsafe(self._deliver, event)
+
+    def _deliver(self, event: JournalEvent) -> None:
+        if event.name in ("wal_tail_missing", "wal_hole") and not self._closed:
+            self._lost += int(event.detail["last"]) - int(event.detail["first"]) + 1
+        self._on_event(event)
+
+    async def _maintain(self) -> None:
+        limits = self._limits
+        pause = limits.wal_maintain_first
+        failing = False
+        while not self._closing:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake_maintenance.wait(), pause)
+            self._wake_maintenance.clear()
+            pause = limits.wal_maintain
+            try:
+                await asyncio.to_thread(self._make_spare)
+                await self._seal_frozen()
+                await self._retain()
+                await self._save_cursor()
+                failing = False
+            except StageboxError as error:
+                pause = limits.wal_seal_retry
+                if not failing:
+                    self._deliver(
+                        JournalEvent("wal_maintenance_failed", "warning", {"reason": error.message})
+                    )
+                failing = True
+
+    def _make_spare(self) -> None:
+        try:
+            hotfile.make_spare(self._layout, self._limits.wal_hot_file_bytes, self._disk)
+        except OSError as error:
+            raise StorageError(f"cannot make the spare hot file: {error.strerror or error}") from error
+
+    async def _seal_frozen(self) -> None:
+        async with self._sealing:
+            for span in self._catalogue.frozen():
+                await asyncio.to_thread(self._sealer.seal, span)
+
+    async def _retain(self) -> None:
+        excess = sum(span.size for span in self._catalogue.segments()) - self._limits.wal_quota_bytes
+        if excess > 0:
+            excess -= await asyncio.to_thread(
+                self._sealer.evict,
+                acknowledged=self._acknowledged,
+                before=time.time() - self._limits.wal_grace,
+                excess=excess,
+            )
+        if (excess > 0) != self._over_quota:
+            self._over_quota = excess > 0
+            name = "wal_over_quota" if self._over_quota else "wal_within_quota"
+            severity = "alert" if self._over_quota else "info"
+            self._deliver(JournalEvent(name, severity, {"excess": max(0, excess)}))  # type: ignore[arg-type]
+
+    async def _save_cursor(self) -> None:
+        if self._acknowledged != self._saved:
+            acknowledged = self._acknowledged
+            await asyncio.to_thread(self._write_cursor, acknowledged)
+            self._saved = acknowledged
+
+    def _write_cursor(self, acknowledged: int) -> None:
+        save_cursor(self._layout.cursor, self._rack, self._keyring.journal, acknowledged)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+import math
+from array import array
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stagebox.cli.rendering import as_json, as_line
+from stagebox.records.event import Event
+from stagebox.records.meter import MeterFrame
+from stagebox.subjects import Kind
+from stagebox.subscriber import Record, Verification
+
+T0 = 1_700_000_000_123_456_789
+
+
+def frame(channels: int = 2, momentary: float = -23.0) -> MeterFrame:
+    levels = array("f", [-12.5] * channels)
+    return MeterFrame(
+        seq=7,
+        boot=bytes(16),
+        time_ns=T0,
+        start=0,
+        frames=2400,
+        rate=48000,
+        peak=levels,
+        rms=levels,
+        true_peak=levels,
+        momentary=levels,
+        programme_momentary=momentary,
+    )
+
+
+def record(value: MeterFrame | Event | None, kind: Kind = Kind.METER, reason: str = "") -> Record:
+    verification = Verification.UNVERIFIED if reason else Verification.VERIFIED
+    return Record("rack.a.meter.main", "a", kind, "main", b"\x01\x02", T0, value, verification, reason)
+
+
+def test_a_meter_frame_is_a_line_with_units() -> None:
+    line = as_line(record(frame()))
+    assert line.startswith("22:13:20.123  verified    rack.a.meter.main")
+    assert "seq 7  peak -12.5 -12.5 dBFS" in line
+    assert "momentary -23.0 LUFS" in line
+
+
+def test_an_unverified_record_says_why() -> None:
+    line = as_line(record(frame(), reason="no checkpoint came"))
+    assert "unverified" in line
+    assert line.endswith("(no checkpoint came)")
+
+
+def test_many_channels_are_cut_and_said_to_be() -> None:
+    line = as_line(record(frame(channels=64)))
+    assert line.count("-12.5") == 3 * 8
+    assert " … dBFS" in line
+
+
+def test_json_holds_every_value() -> None:
+    document = json.loads(as_json(record(frame())))
+    assert (document["subject"], document["verification"], document["leaf"]) == (
+        "rack.a.meter.main",
+        "verified",
+        "main",
+    )
+    assert document["value"]["peak"] == [-12.5, -12.5]
+    assert document["value"]["boot"] == "00" * 16
+    assert document["value"]["time_ns"] == T0
+
+
+def test_a_level_that_is_no_number_is_null() -> None:
+    for value in (math.nan, math.inf, -math.inf):
+        assert json.loads(as_json(record(frame(momentary=value))))["value"]["programme_momentary"] is None
+
+
+def test_an_unknown_kind_keeps_its_payload() -> None:
+    assert json.loads(as_json(record(None)))["value"] == "0102"
+    assert "2 bytes of a kind" in as_line(record(None))
+
+
+@given(st.text(max_size=40), st.dictionaries(st.text(max_size=8), st.text(max_size=20), max_size=3))
+def test_what_a_rack_says_cannot_forge_a_line(name: str, detail: dict[str, str]) -> None:
+    event = Event(seq=1, boot=bytes(16), time_ns=T0, name=name, detail=dict(detail))
+    for text in (as_line(record(event, Kind.EVENT)), as_json(record(event, Kind.EVENT))):
+        assert len(text.splitlines()) == 1
+        assert "\x1b" not in text
+    assert json.loads(as_json(record(event, Kind.EVENT)))["value"]["name"] == name

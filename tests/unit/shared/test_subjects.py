@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from stagebox import subjects
+from stagebox.errors import InputError
+from stagebox.identity import Role
+from stagebox.subjects import Kind, Subject
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-"
+NAMES = st.text(ALPHABET, min_size=1, max_size=20).filter(lambda name: name[0] != "-" != name[-1])
+TOKENS = st.text("abcrk0-_$*>", min_size=1, max_size=8)
+LEAFED = {Kind.METER, Kind.AUDIO, Kind.REQUEST}
+
+
+def nats_matches(pattern: str, subject: str) -> bool:
+    """Tell whether a NATS permission covers a subject: ``*`` is one token, ``>`` is one or more at the end."""
+    wanted, given_tokens = pattern.split("."), subject.split(".")
+    for index, token in enumerate(wanted):
+        if token == ">" and index == len(wanted) - 1:
+            return len(given_tokens) > index
+        if index >= len(given_tokens) or (token != "*" and token != given_tokens[index]):
+            return False
+    return len(wanted) == len(given_tokens)
+
+
+def covered(patterns: tuple[str, ...], subject: str) -> bool:
+    return any(nats_matches(pattern, subject) for pattern in patterns)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "subject", "expected"),
+    [
+        ("a.>", "a.b.c", True), ("a.>", "a", False), ("a.*", "a.b", True), ("a.*", "a.b.c", False),
+        ("a.b", "a.b", True), ("a.b", "ab", False), ("a.b", "a", False), (">", "x", True),
+    ],
+)  # fmt: skip
+def test_the_matcher_of_these_tests_follows_nats(pattern: str, subject: str, expected: bool) -> None:
+    assert nats_matches(pattern, subject) is expected
+
+
+@given(NAMES, NAMES, st.sampled_from(Kind))
+def test_every_subject_parses_back_to_what_it_was_built_of(rack: str, leaf: str, kind: Kind) -> None:
+    suffix = leaf if kind in LEAFED else None
+    subject = subjects.of_rack(rack, kind, suffix)
+    assert subjects.parse(subject) == Subject(rack, kind, suffix)
+    assert str(subjects.parse(subject)) == subject
+
+
+def test_each_builder_makes_the_subject_of_the_table() -> None:
+    assert [
+        subjects.meter("r", "s"), subjects.audio("r", "b"), subjects.status("r"), subjects.event("r"),
+        subjects.alert("r"), subjects.checkpoint("r"), subjects.wal("r"), subjects.command("r"),
+    ] == [
+        "rack.r.meter.s", "rack.r.audio.b", "rack.r.status", "rack.r.event",
+        "rack.r.alert", "rack.r.checkpoint", "rack.r.wal", "mixer.cmd.r",
+    ]  # fmt: skip
+
+
+@given(st.text(max_size=40))
+def test_any_text_parses_to_itself_or_is_refused(text: str) -> None:
+    for candidate in (text, f"rack.{text}", f"rack.a.{text}"):
+        try:
+            assert str(subjects.parse(candidate)) == candidate
+        except InputError:
+            continue
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "", "rack", "rack.a", "rack.a.unknown", "rack.a.meter", "rack.a.status.x", "rack.*.status",
+        "rack.a.meter.*", "rack.a.>", "rack..status", "mixer.cmd.a", "Rack.a.status", "rack.A.status",
+        "rack.a.meter.b.c", "rack.a.status ", "rack.a.meter.",
+    ],
+)  # fmt: skip
+def test_what_is_not_in_the_table_is_refused(subject: str) -> None:
+    with pytest.raises(InputError):
+        subjects.parse(subject)
+
+
+@pytest.mark.parametrize("name", ["a.b", "*", ">", "", "a b", "A"])
+def test_a_name_cannot_smuggle_a_token_or_a_wildcard(name: str) -> None:
+    with pytest.raises(InputError):
+        subjects.status(name)
+    with pytest.raises(InputError):
+        subjects.meter("rack", name)
+    with pytest.raises(InputError):
+        subjects.rack_permissions(name, "WAL")
+
+
+@given(NAMES, NAMES, st.sampled_from(Kind), NAMES)
+def test_a_rack_may_publish_under_its_own_name_and_under_no_other(
+    rack: str, other: str, kind: Kind, leaf: str
+) -> None:
+    allowed = subjects.rack_permissions(rack, "WAL").publish
+    suffix = leaf if kind in LEAFED else None
+    assert covered(allowed, subjects.of_rack(rack, kind, suffix))
+    assume(rack != other)
+    assert not covered(allowed, subjects.of_rack(other, kind, suffix))
+    assert not covered(allowed, subjects.command(rack))
+    assert not covered(allowed, f"$JS.API.DIRECT.GET.WAL.{subjects.wal(other)}")
+
+
+@given(NAMES, st.lists(TOKENS, min_size=1, max_size=5))
+def test_whatever_a_rack_may_publish_names_that_rack(rack: str, tokens: list[str]) -> None:
+    subject = ".".join(tokens)
+    for candidate in (subject, f"rack.{subject}", f"$JS.{subject}", f"rack.{rack}.{subject}"):
+        if covered(subjects.rack_permissions(rack, "WAL").publish, candidate):
+            assert candidate.startswith(f"rack.{rack}.")
+
+
+@given(NAMES, NAMES, NAMES)
+def test_a_rack_hears_only_what_is_meant_for_it(rack: str, other: str, leaf: str) -> None:
+    assume(rack != other)
+    allowed = subjects.rack_permissions(rack, "WAL").subscribe
+    assert covered(allowed, subjects.command(rack))
+    assert covered(allowed, f"{subjects.inbox_prefix('rack', rack)}.{leaf}")
+    for foreign in (
+        subjects.command(other),
+        f"{subjects.inbox_prefix('rack', other)}.{leaf}",
+        f"{subjects.inbox_prefix('client', rack)}.{leaf}",
+        f"_INBOX.{leaf}",
+        subjects.meter(other, leaf),
+        subjects.meter(rack, leaf),
+        "mixer.audit.enroll",
+        "$SYS.REQ.USER.AUTH",
+    ):
+        assert not covered(allowed, foreign), foreign
+
+
+@given(NAMES, NAMES, st.sampled_from(Kind))
+def test_a_viewer_reads_every_rack_and_publishes_nothing(rack: str, leaf: str, kind: Kind) -> None:
+    allowed = subjects.client_permissions(Role.VIEWER)
+    assert allowed.publish == ()
+    subject = subjects.of_rack(rack, kind, leaf if kind in LEAFED else None)
+    assert covered(allowed.subscribe, subject)
+    assert not covered(allowed.subscribe, f"{subjects.inbox_prefix('rack', rack)}.{leaf}")
+
+
+@pytest.mark.parametrize("role", [Role.OPERATOR, Role.ADMIN])
+@given(rack=NAMES, leaf=NAMES)
+def test_operators_may_command_and_never_speak_for_a_rack(role: Role, rack: str, leaf: str) -> None:
+    allowed = subjects.client_permissions(role)
+    assert covered(allowed.publish, subjects.command(rack))
+    for foreign in (
+        subjects.meter(rack, leaf),
+        subjects.wal(rack),
+        "mixer.trust",
+        "$JS.API.STREAM.PURGE.WAL",
+    ):
+        assert not covered(allowed.publish, foreign)
