@@ -54,13 +54,18 @@ def tail(
         Path | None,
         typer.Option("--identity", metavar="DIR", help="Directory of `keys gen-client` to connect as."),
     ] = None,
+    connect_within: Annotated[
+        str, typer.Option("--connect-within", metavar="DURATION", help="Give up if not connected by then.")
+    ] = "10s",
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Follow what racks publish, one line a record, until Ctrl-C."""
     import asyncio
+    import dataclasses
 
     from stagebox import subscriber
+    from stagebox.cli.durations import seconds
     from stagebox.config.client import ClientSettings
 
     settings = settings_for(
@@ -69,7 +74,10 @@ def tail(
         {"servers": tuple(server) if server else None, "identity": identity},
         config=config,
     )
-    session = subscriber.connect(settings.servers, settings.identity, name="stagebox-tail")
+    limits = dataclasses.replace(
+        subscriber.SUBSCRIBER_LIMITS, connect_within=float(seconds(connect_within, "--connect-within"))
+    )
+    session = subscriber.connect(settings.servers, settings.identity, name="stagebox-tail", limits=limits)
     asyncio.run(_follow(session, pattern, verify=verify, on_bad=on_bad, count=count, as_json=as_json))
 
 

@@ -133,7 +133,9 @@ class RecordStream:
             self._settle(record, Verification.VERIFIED)
             self._emit(record)
         elif record.kind is Kind.WAL:
-            self._settle(record, Verification.UNVERIFIED, "not signed by the rack's last known key")
+            known = self._trust is not None and self._trust.current_key(record.rack) is not None
+            why = "not signed by the rack's last known key" if known else "no checkpoint of this rack was seen yet"
+            self._settle(record, Verification.UNVERIFIED, why)
             self._emit(record)
         else:
             self._settle(record, Verification.BAD, "the checkpoint does not verify")
