@@ -212,8 +212,7 @@ class Rack:
                 await publisher.journalled()
                 if self._bus.connected:
                     await self._bus.flush()
-                while self._wal.acknowledged < self._wal.committed:  # noqa: ASYNC110 - bounded, at stop only
-                    await asyncio.sleep(LIMITS.stop_poll)
+                await self._wal.wait_acknowledged(self._wal.committed)
 
     def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)

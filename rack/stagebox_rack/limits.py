@@ -97,7 +97,6 @@ class RackLimits:
     handover_items: int = 4096  # audio items waiting for the event loop
     checkpoint_digests: int = 4096  # in one checkpoint, over all subjects
     stop_drain: float = 5.0  # how long a stopping rack tries to ship its last records
-    stop_poll: float = 0.01
 
 
 LIMITS = RackLimits()

@@ -72,20 +72,10 @@ def write_segment(
     stem = layout.segment_stem(first, last)
     paths = SegmentFiles.of(stem)
     dek, file_id = random(KEY_BYTES), random(FILE_ID_BYTES)
-    metadata = {
-        "stagebox.version": str(VERSION),
-        "stagebox.rack": rack,
-        "stagebox.journal": keyring.journal.hex(),
-        "stagebox.first": str(first),
-        "stagebox.last": str(last),
-        "stagebox.count": str(last - first + 1),
-        "stagebox.previous": batches[0].previous.hex(),
-        "stagebox.file_id": file_id.hex(),
-        "stagebox.kek_version": str(keyring.version),
-        "stagebox.boot": boot.hex(),
-    }
     try:
-        digest, size = _write_parquet(paths.parquet, batches, dek, metadata)
+        digest, size = _write_parquet(
+            paths.parquet, batches, dek, _metadata(batches, keyring, file_id, rack, boot)
+        )
     except OSError as error:
         raise StorageError(
             f"cannot seal {stem.name}: {error.strerror or error}",
@@ -110,6 +100,24 @@ def write_segment(
     )
     files.write_atomic(paths.seal, seal.sign(signing_key))
     return SegmentSpan(stem, first, last, seal.previous, seal.head, size, time.time())
+
+
+def _metadata(
+    batches: Sequence[CommittedBatch], keyring: Keyring, file_id: bytes, rack: str, boot: bytes
+) -> dict[str, str]:
+    first, last = batches[0].first, batches[-1].last
+    return {
+        "stagebox.version": str(VERSION),
+        "stagebox.rack": rack,
+        "stagebox.journal": keyring.journal.hex(),
+        "stagebox.first": str(first),
+        "stagebox.last": str(last),
+        "stagebox.count": str(last - first + 1),
+        "stagebox.previous": batches[0].previous.hex(),
+        "stagebox.file_id": file_id.hex(),
+        "stagebox.kek_version": str(keyring.version),
+        "stagebox.boot": boot.hex(),
+    }
 
 
 def load_seal(stem: Path, public: bytes) -> Seal:

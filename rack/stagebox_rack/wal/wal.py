@@ -49,8 +49,7 @@ class Wal:
         boot: bytes,
         limits: RackLimits,
         on_event: OnEvent,
-        disk: Disk,
-        clock: Callable[[], float],
+        edges: Edges,
     ) -> None:
         self._opened = opened
         self._layout = opened.layout
@@ -59,21 +58,19 @@ class Wal:
         self._public = bytes(signing_key.verify_key)
         self._limits = limits
         self._on_event = on_event
-        self._disk = disk
+        self._disk = edges.disk
         self._loop = asyncio.get_running_loop()
         found = opened.recovered
         self._catalogue = Catalogue(found.segments, found.frozen)
         self._tail = Tail(limits.wal_tail_bytes)
         self._committed = found.head.next - 1
         self._acknowledged = self._saved = min(opened.acknowledged, self._committed)
-        self._records = 0
-        self._lost = 0
+        self._records = self._lost = 0
         self._over_quota = False
         self._advanced = asyncio.Condition()
         self._notify: asyncio.Task[None] | None = None
         self._sealing = asyncio.Lock()
-        edges = Edges(disk, clock)
-        self._journal = journal = Journal(
+        self._journal = Journal(
             opened.layout,
             opened.keyring,
             self._catalogue,
@@ -85,7 +82,7 @@ class Wal:
             on_event=self._post_event,
             limits=limits,
         )
-        self._commit = GroupCommit(journal, self._loop, self._committed_batch, limits)
+        self._commit = GroupCommit(self._journal, self._loop, self._committed_batch, limits)
         self._sealer = Sealer(
             opened.layout, opened.keyring, self._catalogue, signing_key, rack=rack, on_event=self._post_event
         )
@@ -123,8 +120,7 @@ class Wal:
             boot=boot,
             limits=limits,
             on_event=on_event,
-            disk=disk,
-            clock=clock,
+            edges=Edges(disk, clock),
         )
         for event in opened.events:
             wal._deliver(event)

@@ -134,7 +134,11 @@ class RecordStream:
             self._emit(record)
         elif record.kind is Kind.WAL:
             known = self._trust is not None and self._trust.current_key(record.rack) is not None
-            why = "not signed by the rack's last known key" if known else "no checkpoint of this rack was seen yet"
+            why = (
+                "not signed by the rack's last known key"
+                if known
+                else "no checkpoint of this rack was seen yet"
+            )
             self._settle(record, Verification.UNVERIFIED, why)
             self._emit(record)
         else:
