@@ -64,7 +64,7 @@ def write_new(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 
 def make_private_dir(path: Path) -> None:
-    """Create ``path`` (and its parents) with mode 0700; an existing directory keeps its mode.
+    """Create ``path`` with mode 0700; an existing directory keeps its mode, missing parents get the default.
 
     Raises:
         StorageError: it cannot be created or is not a directory.

@@ -34,6 +34,8 @@ _MAX_DEPTH = 8
 _secrets: set[str] = set()
 _secrets_lock = threading.Lock()
 
+_CHATTY = ("httpx", "httpcore", "uvicorn.error", "asyncio")
+
 
 def register_secret(value: str | bytes) -> None:
     """Mask ``value`` wherever it would appear in the log from now on.
@@ -87,6 +89,9 @@ def setup(level: str = "info", form: str = "auto", stream: TextIO | None = None)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    for chatty in _CHATTY:
+        # Their "info" is a line a request: of interest only to somebody who asked for debug.
+        logging.getLogger(chatty).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
     logging.captureWarnings(True)
     # A log that cannot be written (closed pipe, full disk) must not print tracebacks about itself.
     logging.raiseExceptions = False
