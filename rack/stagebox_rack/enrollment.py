@@ -221,7 +221,7 @@ def _call(
         connection.request(method, path, None if body is None else json.dumps(body).encode(), headers)
         reply = connection.getresponse()
         return _parse_reply(mixer, reply.status, reply.read(LIMITS.enroll_reply_bytes + 1))
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, UnicodeError) as error:  # a host name no resolver takes
         raise EnrollmentError(
             f"cannot reach the mixer {mixer.url}: {_reason(error)}",
             remedy="check --mixer, the network and that the mixer runs",
@@ -241,7 +241,7 @@ def _connection(mixer: MixerAddress, context: ssl.SSLContext) -> http.client.HTT
 def _parse_reply(mixer: MixerAddress, status: int, content: bytes) -> Mapping[str, Any]:
     try:
         data = json.loads(content) if len(content) <= LIMITS.enroll_reply_bytes else None
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         data = None
     if not isinstance(data, dict):
         raise EnrollmentError(

@@ -15,7 +15,6 @@ from typing import Final
 
 from stagebox_rack.audio.measurement import SourceEvent, SourceState
 from stagebox_rack.audio.ring import Ring
-from stagebox_rack.audio.source_uri import DeviceSource, FileSource, SourceSpec, ToneSource
 from stagebox_rack.limits import LIMITS
 
 NS: Final = 1_000_000_000
@@ -92,20 +91,3 @@ def frames_to_ns(frames: int, rate: int) -> int:
 def ns_to_frames(ns: int, rate: int) -> int:
     """How many frames fit ``ns``, to the nearest."""
     return (ns * rate + NS // 2) // NS
-
-
-def make_capture(spec: SourceSpec, notify: Notify, clock: CaptureClock) -> Capture:
-    """The capture for ``spec``, not yet opened. Only the kind that needs an audio library loads it."""
-    match spec:
-        case DeviceSource():
-            from stagebox_rack.audio.device import DeviceCapture
-
-            return DeviceCapture(spec, notify, clock)
-        case FileSource():
-            from stagebox_rack.audio.file_source import FileCapture
-
-            return FileCapture(spec, notify, clock)
-        case ToneSource():
-            from stagebox_rack.audio.tone import ToneCapture
-
-            return ToneCapture(spec, notify, clock)

@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from stagebox.errors import StageboxError
-from stagebox_rack.audio.capture import Capture, CaptureClock, StreamFormat, make_capture
+from stagebox_rack.audio.capture import Capture, CaptureClock, StreamFormat
 from stagebox_rack.audio.measurement import AudioItem, SourceEvent, SourceState, SourceStatus
 from stagebox_rack.audio.pipeline import SourcePipeline
 from stagebox_rack.audio.ring import Ring
 from stagebox_rack.audio.source_uri import SourceSpec
+from stagebox_rack.audio.sources import make_capture
 from stagebox_rack.limits import LIMITS
 
 Emit = Callable[[AudioItem], None]

@@ -5,7 +5,6 @@ Plaintext is for loopback only, and credentials never stand in an address.
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from nacl.signing import SigningKey
 
 from stagebox.bus.limits import BUS_LIMITS, BusLimits
 from stagebox.errors import ConfigError
+from stagebox.loopback import is_loopback
 
 _PLAIN = frozenset({"nats", "ws"})
 _SECURE = frozenset({"tls", "wss"})
@@ -77,13 +77,3 @@ def check_server(server: str, context: ssl.SSLContext | None) -> bool:
     if parts.scheme in _SECURE and context is None:
         raise ConfigError(f"{server!r} needs a TLS context with the cluster's CA")
     return parts.scheme in _WEBSOCKET
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether ``host`` is this machine: ``localhost`` or a loopback IP literal, no other name."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -79,7 +79,7 @@ def settings_for(
     for secret in loaded.secrets():
         logs.register_secret(secret)
     if print_config:
-        from stagebox.cli.config import show_sections
+        from stagebox.cli.settings_view import show_sections
 
         show_sections({settings.section: loaded}, as_json=False, out=sys.stdout)
         raise typer.Exit
