@@ -30,7 +30,8 @@ class RackEvidence:
     """What is known of one rack after it stopped.
 
     ``final`` is the body of its verified last status record, ``journal`` the report of ``rack wal verify``,
-    ``ledger`` the mixer's rows for it; None where there is none.
+    ``ledger`` the mixer's rows for it; None where there is none. ``enroll_command_ms`` is the part of
+    ``enroll_to_first_frame_ms`` that `admin enroll` itself ran (the first frame may come before it ends).
     """
 
     name: str
@@ -40,6 +41,7 @@ class RackEvidence:
     journal: Mapping[str, Any] | None
     ledger: Sequence[Mapping[str, Any]] | None
     enroll_to_first_frame_ms: float
+    enroll_command_ms: float
 
     def published(self, kind: Kind) -> int | None:
         """Return how many live records of ``kind`` the rack says it sent."""
@@ -195,7 +197,10 @@ def _figures(rack: RackEvidence) -> dict[str, Any]:
             else sum(row["proved"] for row in rack.ledger),
         },
         "gap_frames": rack.gap_frames,
+        # Live records made while there was no connection (before the first one, say): journalled or audio, not sent.
+        "not_sent": None if rack.final is None else sum(rack.final["dropped"].values()),
         "enroll_to_first_frame_ms": round(rack.enroll_to_first_frame_ms),
+        "enroll_command_ms": round(rack.enroll_command_ms),
     }
 
 

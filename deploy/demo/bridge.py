@@ -25,6 +25,7 @@ BOTTOM_DB = -60.0
 YELLOW_DB = -18.0
 RED_DB = -9.0
 _BAR = 36
+_PANEL_LINES = 2 + LIMITS.shown_channels + 5  # border; channels; loudness, snake, meter, audio, journal
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def _rack(view: RackView, glyphs: Glyphs) -> Panel:
         title=title,
         title_align="left",
         box=box.ROUNDED,
-        height=min(10, 7 + min(frame.channels if frame is not None else 0, LIMITS.shown_channels) + 1),
+        height=_PANEL_LINES,
         border_style="red" if unproved else "default",
     )
 
@@ -199,8 +200,8 @@ def _live(rack: RackTelemetry, kind: Kind) -> Text:
 
 def _wal(view: RackView) -> Text:
     return Text(
-        f"{_journal(view.rack, 'records')} records, {_journal(view.rack, 'acknowledged')} acknowledged, "
-        f"{_known(view.committed)} at the mixer, {_journal(view.rack, 'segments')} segments"
+        f"{_journal(view.rack, 'records')} records, {_journal(view.rack, 'acknowledged')} acked, "
+        f"{_known(view.committed)} committed, {_journal(view.rack, 'segments')} segments"
     )
 
 

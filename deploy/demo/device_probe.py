@@ -17,10 +17,11 @@ from demo.limits import LIMITS
 def probe(count: int) -> dict[str, object]:
     """Open the default capture device ``count`` times at once and see which deliver audio."""
     from stagebox.errors import StageboxError
-    from stagebox_rack.audio.capture import Capture, CaptureClock, make_capture
+    from stagebox_rack.audio.capture import Capture, CaptureClock
     from stagebox_rack.audio.portaudio import find_device, list_devices
     from stagebox_rack.audio.ring import Ring
     from stagebox_rack.audio.source_uri import DeviceSource
+    from stagebox_rack.audio.sources import make_capture
     from stagebox_rack.limits import LIMITS as RACK_LIMITS
 
     spec = DeviceSource("main", "default")

@@ -66,7 +66,7 @@ class LedgerView:
                     await self.refresh()
                     if all(self.committed(name) == count for name, count in records.items()):
                         return
-                    await asyncio.sleep(LIMITS.settle_poll)
+                    await asyncio.sleep(LIMITS.ledger_settle_poll)
 
 
 @contextlib.asynccontextmanager

@@ -17,6 +17,7 @@ class DemoLimits:
     rack_stop: float = 20.0  # more than a rack's own drain and audio stop
     mixer_stop: float = 20.0
     killed: float = 5.0  # a killed process is gone after this, or the kernel is in trouble
+    exit_poll: float = 0.02
     log_tail_lines: int = 12
 
     # --- accounting ------------------------------------------------------------------------------
@@ -24,6 +25,7 @@ class DemoLimits:
     ledger_settle: float = 15.0  # end of the racks until the mixer has committed all they shipped
     settle_poll: float = 0.02
     ledger_poll: float = 1.0  # while the bridge is shown
+    ledger_settle_poll: float = 0.1
 
     # --- capture device --------------------------------------------------------------------------
     device_probe: float = 15.0

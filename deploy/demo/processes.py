@@ -101,7 +101,7 @@ class Child:
 
     async def failure(self) -> DemoError:
         """Wait for the end nobody asked for, and return it as an error."""
-        code = await self._process.wait()
+        code = await self._exited()
         return DemoError(f"the {self.name} ended by itself with code {code}", log=self.log)
 
     async def finish(self, text: str | None, timeout: float) -> tuple[int, str]:
@@ -130,13 +130,19 @@ class Child:
             self._process.terminate()
         try:
             async with asyncio.timeout(timeout):
-                return await self._process.wait()
+                return await self._exited()
         except TimeoutError:
             raise DemoError(
                 f"the {self.name} did not stop in {timeout:g} s and was killed", log=self.log
             ) from None
         finally:
             await self.kill()
+
+    async def _exited(self) -> int:
+        # Process.wait() also waits for the pipes, which a grandchild may hold.
+        while (code := self._process.returncode) is None:  # noqa: ASYNC110
+            await asyncio.sleep(LIMITS.exit_poll)
+        return code
 
     async def kill(self) -> None:
         """Make sure that nothing of its session is left."""

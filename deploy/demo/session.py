@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import stagebox
 from demo import sources
@@ -20,6 +20,7 @@ from demo.bridge import RackView, View
 from demo.errors import DemoError
 from demo.ledger import LedgerView, open_ledger
 from demo.limits import LIMITS
+from demo.processes import tail
 from demo.screen import Screen
 from demo.sources import Source, Wanted
 from demo.telemetry import RackTelemetry, Telemetry
@@ -66,6 +67,7 @@ class Session:
         self._screen = screen
         self._stopping = stopping
         self._sources: dict[str, Source] = {}
+        self._enroll_ms: dict[str, float] = {}
         self._first_frame_ms: dict[str, float] = {}
         self._troubles: list[str] = []
 
@@ -104,7 +106,8 @@ class Session:
     async def _enroll(
         self, cluster: ThrowawayCluster, mixer: MixerAddress, name: str, ticket: Ticket, rack: RackTelemetry
     ) -> None:
-        spawned = await cluster.enroll(mixer, name, ticket)
+        spawned, ended = await cluster.enroll(mixer, name, ticket)
+        self._enroll_ms[name] = (ended - spawned) * 1000
         watching = asyncio.create_task(cluster.watch())
         arriving = asyncio.create_task(rack.first_frame.wait())
         try:
@@ -192,6 +195,7 @@ class Session:
                 journal=journal,
                 ledger=ledger.rows.get(name),
                 enroll_to_first_frame_ms=self._first_frame_ms[name],
+                enroll_command_ms=self._enroll_ms[name],
             )
             for (name, rack), journal in zip(telemetry.racks.items(), journals, strict=True)
         ]
@@ -202,6 +206,8 @@ class Session:
             return await work
         except StageboxError as error:
             self._troubles.append(error.message)
+            for line in tail(error.log) if isinstance(error, DemoError) and error.log is not None else ():
+                self._screen.say(f"    {line}")
             return None
 
 
@@ -211,13 +217,17 @@ def _published(rack: RackTelemetry) -> dict[Kind, int] | None:
     return {kind: published(rack.final.body, rack.name, kind) for kind in LIVE_KINDS}
 
 
-async def _all(works: Sequence[Awaitable[_T]]) -> list[_T]:
-    return list(await asyncio.gather(*works))
+async def _all(works: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
+    """Do all at once; a failure of one ends the others before it is raised."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(work) for work in works]
+    return [task.result() for task in tasks]
 
 
-async def _both(first: Awaitable[_T], second: Awaitable[_U]) -> tuple[_T, _U]:
-    one, other = await asyncio.gather(first, second)
-    return one, other
+async def _both(first: Coroutine[Any, Any, _T], second: Coroutine[Any, Any, _U]) -> tuple[_T, _U]:
+    async with asyncio.TaskGroup() as group:
+        one, other = group.create_task(first), group.create_task(second)
+    return one.result(), other.result()
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[object]]) -> None:

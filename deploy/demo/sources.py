@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from demo.errors import DemoError
 from demo.limits import LIMITS
-from demo.processes import Child
+from demo.processes import Child, tail
 
 _OWN_MODULES = {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
 
@@ -58,7 +58,8 @@ async def probe_device(count: int, log: Path) -> Probed:
     except DemoError as error:
         return Probed(0, "", error.message)
     except (IndexError, KeyError, TypeError, ValueError):
-        return Probed(0, "", "the capture device could not be tried")
+        last = (tail(log) or ["it said nothing"])[-1]
+        return Probed(0, "", f"the capture device could not be tried: {last}")
 
 
 async def choose(wanted: Wanted, racks: Sequence[str], directory: Path) -> dict[str, Source]:
@@ -87,7 +88,7 @@ def assign(wanted: Wanted, racks: Sequence[str], probed: Probed, programme: Path
             f"the default capture device serves {probed.delivering} of {len(racks)} racks: {probed.reason}",
             remedy="`stagebox rack devices` lists what there is; --source programme needs none",
         )
-    device = Source(Wanted.DEVICE, "device:default", f"captured: {probed.device}", "default capture device")
+    device = Source(Wanted.DEVICE, "device:default", f"capture device {probed.device}", "")
     rendered = Source(
         Wanted.PROGRAMME,
         f"file:{quote(str(programme))}?loop=1",

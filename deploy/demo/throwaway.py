@@ -69,10 +69,15 @@ class ThrowawayCluster:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            await self.stop_racks()
-        finally:
-            await self.stop_mixer()
+        troubles = []
+        for stop in (self.stop_racks, self.stop_mixer):
+            try:
+                await stop()
+            except DemoError as trouble:
+                troubles.append(trouble)
+        # What went wrong first is what matters; how its remains ended is not.
+        if troubles and error is None:
+            raise troubles[0]
 
     @property
     def viewer(self) -> Path:
@@ -154,8 +159,8 @@ class ThrowawayCluster:
         made = json.loads(out)
         return Ticket(str(made["token"]), str(made["ca_pin"]))
 
-    async def enroll(self, mixer: MixerAddress, rack: str, ticket: Ticket) -> float:
-        """Enroll ``rack``; returns the monotonic time at which `admin enroll` was spawned."""
+    async def enroll(self, mixer: MixerAddress, rack: str, ticket: Ticket) -> tuple[float, float]:
+        """Enroll ``rack``; returns the monotonic times at which `admin enroll` was spawned and had ended."""
         child = await Child.spawn(
             f"enroll {rack}",
             [stagebox(), "admin", "enroll", "--mixer", mixer.api, "--ca-pin", ticket.ca_pin, "--rack", rack,
@@ -165,7 +170,7 @@ class ThrowawayCluster:
         code, _ = await child.finish(ticket.token + "\n", LIMITS.command)
         if code:
             raise DemoError(f"enrolling rack {rack!r} ended with code {code}", log=self.log("enroll"))
-        return child.spawned
+        return child.spawned, asyncio.get_running_loop().time()
 
     async def watch(self) -> None:
         """Return never; raises when a process ends that nobody asked to.
