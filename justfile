@@ -12,6 +12,7 @@ default:
     @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} --list --unsorted
 
 # Show a live mixer and two racks in this terminal (--seconds N, --json)
+[no-exit-message]
 demo *args: install
     @PYTHONPATH=deploy {{ python }} -m demo "$@"
 
@@ -21,7 +22,7 @@ test *args: install
 
 # Measure against the raw baselines and print tables (arguments name suites)
 bench *args: install
-    @PYTHONPATH=tests {{ python }} -m bench "$@"
+    @PYTHONPATH=tests:deploy {{ python }} -m bench "$@"
 
 # Check style and the import contracts
 lint: install

@@ -79,6 +79,11 @@ class Child:
         return cls(name, log, process, spawned)
 
     @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
     def ended_early(self) -> bool:
         """Whether it is gone although nobody asked it to stop."""
         return self._process.returncode is not None and not self._stopping

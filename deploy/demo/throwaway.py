@@ -92,6 +92,10 @@ class ThrowawayCluster:
         """Return the state directory of a rack."""
         return self._directory / rack
 
+    def rack_pid(self, rack: str) -> int:
+        """Return the process id of a running rack."""
+        return self._racks[rack].pid
+
     async def make_keys(self) -> None:
         """Make the cluster, an admin for tokens and a viewer for the screen."""
         log, cluster = self.log("keys"), str(self._directory / "cluster")

@@ -22,10 +22,11 @@ class Notifier:
         self.watchdog_s = _watchdog_s(environment)
 
     def notify(self, *lines: str) -> None:
-        """Send ``lines`` such as ``READY=1``; a manager that went away is no reason to stop."""
+        """Send ``lines`` such as ``READY=1``; a manager that went away or hangs is no reason to stop."""
         if not self._address:
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)  # a manager that does not read must not stop the event loop
             sender.sendto("\n".join(lines).encode(), self._address)
 
     async def watch(self, healthy: Callable[[], bool]) -> None:

@@ -1,1 +1,6 @@
 """Benchmarks: every figure of ours beside the raw limit, measured in the same run."""
+
+from stagebox.cipher_policy import require_aes256
+
+# OpenSSL reads its configuration once: before any module of this package imports it.
+require_aes256()

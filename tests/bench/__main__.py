@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from importlib import import_module
 from pathlib import Path
 
 from bench.table import Row, markdown, show
+from stagebox import logs
 
 SUITES = {
     "startup": "mixer ready, enroll to first frame",
@@ -35,12 +37,13 @@ def main() -> None:
     unknown = sorted(set(arguments.suite) - SUITES.keys())
     if unknown:
         parser.error(f"there is no suite {unknown[0]!r}; there are {', '.join(SUITES)}")
+    logs.setup("warning", "console")
     rows: list[Row] = []
     for name in arguments.suite or SUITES:
-        run: Callable[[Callable[[str], None]], list[Row]] = import_module(
+        run: Callable[[Callable[[str], None]], Coroutine[None, None, list[Row]]] = import_module(
             f"bench.{name.replace('-', '_')}"
         ).run
-        rows += run(lambda text: print(f"… {text}", file=sys.stderr, flush=True))
+        rows += asyncio.run(run(lambda text: print(f"… {text}", file=sys.stderr, flush=True)))
     if arguments.markdown:
         arguments.markdown.write_text(markdown(rows))
     if arguments.json:
@@ -50,8 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # OpenSSL reads its configuration once: before anything below imports it.
-    from stagebox.cipher_policy import require_aes256
-
-    require_aes256()
     main()

@@ -39,7 +39,7 @@ async def raw_rack(stage: Stage, identity: RackIdentity) -> AsyncIterator[Client
 @contextlib.asynccontextmanager
 async def raw_viewer(stage: Stage) -> AsyncIterator[Client]:
     """A subscriber as a stock nats-py client with TLS alone."""
-    directory: Path = stage.viewer
+    directory: Path = stage.cluster.viewer
     context = client_context(
         (directory / "ca.pem").read_bytes(), directory / "client.crt", directory / "client.key"
     )
@@ -49,7 +49,7 @@ async def raw_viewer(stage: Stage) -> AsyncIterator[Client]:
 
 @contextlib.asynccontextmanager
 async def _connected(stage: Stage, **options: Any) -> AsyncIterator[Client]:
-    client = await nats.connect(stage.snake, allow_reconnect=False, error_cb=_fail, **options)
+    client = await nats.connect(stage.mixer.snake, allow_reconnect=False, error_cb=_fail, **options)
     try:
         yield client
     finally:

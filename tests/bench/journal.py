@@ -96,16 +96,16 @@ def _raw_paced_cpu(path: Path) -> float:
     return share * 100
 
 
-def run(say: Callable[[str], None]) -> list[Row]:
+async def run(say: Callable[[str], None]) -> list[Row]:
     """Measure on the disk that holds the temporary directory."""
     with tempfile.TemporaryDirectory(prefix="stagebox-bench-") as name:
         directory = Path(name)
         say("journal: saturated")
-        ours = asyncio.run(_saturated(directory / "a"))
-        raw = _raw_saturated(directory / "raw-a")
+        ours = await _saturated(directory / "a")
+        raw = await asyncio.to_thread(_raw_saturated, directory / "raw-a")
         say("journal: paced")
-        cpu = asyncio.run(_paced_cpu(directory / "b"))
-        raw_cpu = _raw_paced_cpu(directory / "raw-b")
+        cpu = await _paced_cpu(directory / "b")
+        raw_cpu = await asyncio.to_thread(_raw_paced_cpu, directory / "raw-b")
     return [
         Row("journal", f"durable appends, {RECORD_BYTES} B", "1/s", ours, raw, "write+fdatasync, no format"),
         Row("journal", f"CPU at {PACED_RATE}/s", "% of a core", cpu, raw_cpu, "write+fdatasync each 50 ms"),

@@ -62,7 +62,7 @@ async def _ours(place: Stage, identity: RackIdentity, *, checkpoint_s: float, li
     verify: Verify = "live" if live else True
     async with (
         our_rack(identity) as rack,
-        stagebox.connect(place.snake, place.viewer) as viewer,
+        stagebox.connect(place.mixer.snake, place.cluster.viewer) as viewer,
         viewer.open_records(SUBJECT, verify=verify) as records,
     ):
         reader = asyncio.create_task(_read(records, taken))
@@ -103,18 +103,18 @@ async def _publish(
             rack.publish(subjects.checkpoint("bench"), builder.sign(now) or b"")
 
 
-def run(say: Callable[[str], None]) -> list[Row]:
+async def run(say: Callable[[str], None]) -> list[Row]:
     """Measure in one process, publisher and subscriber on one loop, for raw and ours alike."""
-    with stage() as place:
-        identity = place.enroll("bench")
+    async with stage() as place:
+        identity = await place.identity("bench")
         say(f"latency: raw, {RATE_HZ}/s for {SECONDS} s")
-        raw = asyncio.run(_raw(place, identity))
+        raw = await _raw(place, identity)
         say("latency: ours, to the callback")
-        live = asyncio.run(_ours(place, identity, checkpoint_s=1.0, live=True))
+        live = await _ours(place, identity, checkpoint_s=1.0, live=True)
         say("latency: ours, to the proof, a checkpoint with every record")
-        each = asyncio.run(_ours(place, identity, checkpoint_s=0.0, live=False))
+        each = await _ours(place, identity, checkpoint_s=0.0, live=False)
         say("latency: ours, to the proof, a checkpoint a second")
-        second = asyncio.run(_ours(place, identity, checkpoint_s=1.0, live=False))
+        second = await _ours(place, identity, checkpoint_s=1.0, live=False)
     what = "stock nats-py, same snake"
     rows = [
         Row("latency", "publish → callback, p50", "ms", median(live), median(raw), what, "≤ 2 × raw"),

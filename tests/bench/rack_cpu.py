@@ -2,71 +2,57 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import asyncio
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from bench.stage import Stage, cpu_seconds, stage, stop
+from bench.clients import raw_rack
+from bench.stage import Stage, cpu_seconds, pace, stage
 from bench.table import Row
+from stagebox_rack.state import RackIdentity
 
 SETTLE_S = 4.0
 SECONDS = 20.0
+TICK_S = 0.02
+METER_BYTES = 118
+AUDIO_BYTES = 330
 
-# The least any Python rack could do: the same messages of the same size, nothing measured, nothing journalled.
-_RAW = """
-import asyncio, sys, time
-sys.path.insert(0, sys.argv[1])
-from bench.clients import raw_rack
-from bench.stage import Stage
-from pathlib import Path
-from stagebox.identity import machine_id
-from stagebox_rack import state
-async def main():
-    place = Stage(Path(sys.argv[2]), 0, int(sys.argv[3]), 0.0)
-    identity = state.load(state.StatePaths(place.state_dir("raw")), machine_id=machine_id())
-    meter, audio = bytes(118), bytes(330)
+
+async def _ours(place: Stage) -> float:
+    """The rack's own user and system time over a stretch after it settled, % of a core."""
+    await place.cluster.start_rack("bench", "tone:997@-23")
+    await place.identity("bench")
+    await asyncio.sleep(SETTLE_S)
+    pid = place.cluster.rack_pid("bench")
+    before, started = cpu_seconds(pid), time.perf_counter()
+    await asyncio.sleep(SECONDS)
+    share = 100 * (cpu_seconds(pid) - before) / (time.perf_counter() - started)
+    await place.cluster.stop_racks()
+    return share
+
+
+async def _raw(place: Stage, identity: RackIdentity) -> float:
+    """The least a Python rack could do: the same messages of the same size, nothing measured or journalled."""
+    name = identity.passport.name
+    meter, audio = bytes(METER_BYTES), bytes(AUDIO_BYTES)
     async with raw_rack(place, identity) as client:
-        start = time.perf_counter()
-        for tick in range(10_000_000):
-            await asyncio.sleep(max(0.0, start + tick * 0.02 - time.perf_counter()))
-            await client.publish("rack.raw.audio.main", audio)
+        cpu, start = time.process_time(), time.perf_counter()
+        for tick in range(int(SECONDS / TICK_S)):
+            await pace(start, tick, TICK_S)
+            await client.publish(f"rack.{name}.audio.main", audio)
             if tick % 5 < 2:
-                await client.publish("rack.raw.meter.main", meter)
-asyncio.run(main())
-"""
+                await client.publish(f"rack.{name}.meter.main", meter)
+        return 100 * (time.process_time() - cpu) / (time.perf_counter() - start)
 
 
-def _share(command: list[str]) -> float:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        time.sleep(SETTLE_S)
-        before, started = cpu_seconds(process.pid), time.perf_counter()
-        time.sleep(SECONDS)
-        if process.poll() is not None:
-            raise RuntimeError(f"the process ended with {process.returncode}")
-        return 100 * (cpu_seconds(process.pid) - before) / (time.perf_counter() - started)
-    finally:
-        stop(process)
-
-
-def _raw_command(place: Stage) -> list[str]:
-    return [
-        sys.executable, "-c", _RAW, str(Path(__file__).parents[1]), str(place.directory), str(place.snake_port)
-    ]  # fmt: skip
-
-
-def run(say: Callable[[str], None]) -> list[Row]:
-    """Measure the process's own user and system time over a fixed stretch after it settled."""
-    with stage() as place:
-        for rack in ("bench", "raw"):
-            place.enroll(rack)
+async def run(say: Callable[[str], None]) -> list[Row]:
+    """Measure one after the other in the same run."""
+    async with stage() as place:
         say(f"rack-cpu: a rack for {SECONDS:.0f} s")
-        ours = _share(place.rack_command("bench", "--source", "tone:997@-23", "--log-level", "warning"))
+        ours = await _ours(place)
         say("rack-cpu: stock nats-py publishing the same messages")
-        raw = _share(_raw_command(place))
+        raw = await _raw(place, await place.identity("raw"))
     return [
         Row("rack-cpu", "2-channel rack, everything on", "% of a core", ours, raw,
-            "stock nats-py, same messages only", "< 10 %"),
+            "stock nats-py, same messages only", "< 10"),
     ]  # fmt: skip

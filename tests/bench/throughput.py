@@ -64,7 +64,7 @@ async def _ours(place: Stage, identity: RackIdentity) -> float:
     )
     async with (
         our_rack(identity) as rack,
-        stagebox.connect(place.snake, place.viewer) as viewer,
+        stagebox.connect(place.mixer.snake, place.cluster.viewer) as viewer,
         viewer.open_records(SUBJECT, verify=True) as records,
     ):
         started = time.perf_counter()
@@ -92,14 +92,14 @@ async def _count(records: RecordStream) -> None:
             return
 
 
-def run(say: Callable[[str], None]) -> list[Row]:
+async def run(say: Callable[[str], None]) -> list[Row]:
     """Publisher and subscriber share one process and one loop, for raw and ours alike."""
-    with stage() as place:
-        identity = place.enroll("bench")
+    async with stage() as place:
+        identity = await place.identity("bench")
         say(f"throughput: raw, {MESSAGES} messages")
-        raw = asyncio.run(_raw(place, identity))
+        raw = await _raw(place, identity)
         say("throughput: ours, decoded and proved")
-        ours = asyncio.run(_ours(place, identity))
+        ours = await _ours(place, identity)
     return [
         Row("throughput", "meter frames, published, received, decoded and proved", "1/s", ours, raw,
             "stock nats-py, payload untouched"),

@@ -55,7 +55,7 @@ def test_an_empty_passphrase_never_means_an_open_key(path: Path) -> None:
     assert not path.exists()
 
 
-@pytest.mark.parametrize("wrong", [b"wrong", PASSPHRASE + b"\n", PASSPHRASE.upper()])
+@pytest.mark.parametrize("wrong", [b"hunter22", PASSPHRASE + b"\n", PASSPHRASE.upper()])
 def test_a_wrong_passphrase_is_told_apart_and_not_shown(path: Path, wrong: bytes) -> None:
     keyfiles.save_private_key(path, KEY, PASSPHRASE)
     with pytest.raises(KeyFileError, match="does not open with this passphrase") as caught:

@@ -40,10 +40,12 @@ EXTRA = st.dictionaries(st.text(max_size=8).map(lambda key: f"x-{key}"), JSON_LI
 @st.composite
 def meters(draw: st.DrawFn) -> MeterFrame:
     channels = draw(st.integers(1, LIMITS.max_channels))
-    arrays = [levels(draw(st.lists(LEVEL, min_size=channels, max_size=channels))) for _ in range(4)]
+    peak, rms, true_peak, momentary = (
+        levels(draw(st.lists(LEVEL, min_size=channels, max_size=channels))) for _ in range(4)
+    )
     return MeterFrame(
         draw(UINT64), draw(st.binary(min_size=16, max_size=16)), draw(UINT64), draw(UINT64), draw(UINT32),
-        draw(UINT32), *arrays, draw(LEVEL), draw(EXTRA),
+        draw(UINT32), peak, rms, true_peak, momentary, draw(LEVEL), draw(EXTRA),
     )  # fmt: skip
 
 
@@ -145,7 +147,8 @@ def test_an_oversized_record_is_refused() -> None:
 
 
 def test_levels_are_little_endian_binary32_in_an_rfc_8746_typed_array() -> None:
-    frame = MeterFrame(1, BOOT, 2, 3, 2400, 48_000, levels([-6.5]), *[levels([-1.0])] * 3, -1.0)
+    one = levels([-6.5])
+    frame = MeterFrame(1, BOOT, 2, 3, 2400, 48_000, one, one, one, one, -1.0)
     assert bytes.fromhex("647065616b d85544 0000d0c0") in frame.encode()
 
 

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from stagebox import cbor
+from stagebox.bus import BusClient
+from stagebox.errors import BusError
+from stagebox.records.status import Status
+from stagebox_rack.audio.measurement import SourceState, SourceStatus
+from stagebox_rack.heartbeat import status_body
+from stagebox_rack.publisher import Publisher
+from stagebox_rack.state import RackIdentity
+from stagebox_rack.wal.wal import WalStats
+from support.pki import DAY, NOW, Ca
+
+REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "subjects.md"
+FACTS = {"tls": "TLSv1.3", "cipher": "TLS_AES_256_GCM_SHA384", "client_certificate": True}
+LEAF = Ca().issue(Ed25519PrivateKey.generate().public_key(), not_after=NOW + 3 * DAY)
+
+
+def counted(kind: type[Any], **values: Any) -> Any:
+    """An instance of a dataclass of counters whose fields count up, besides ``values``."""
+    numbers = {field.name: number for number, field in enumerate(dataclasses.fields(kind))}
+    return kind(**{**numbers, **values})
+
+
+SOURCE = counted(SourceStatus, source="main", state=SourceState.LOST, reason="unplugged")
+
+
+class FakeBus:
+    """The one question a heartbeat asks of the bus."""
+
+    def __init__(self, connected: bool) -> None:
+        self._connected = connected
+
+    def transport_facts(self) -> dict[str, Any]:
+        if not self._connected:
+            raise BusError("not connected")
+        return FACTS
+
+
+def body(*, connected: bool = True) -> dict[str, Any]:
+    publisher = SimpleNamespace(published={"rack.r.status": 1}, dropped={}, not_journalled=2)
+    identity = SimpleNamespace(chain=(LEAF,), passport=SimpleNamespace(serial=4, secret="hunter22"))
+    return status_body(
+        uptime_s=1.23456,
+        identity=cast(RackIdentity, identity),
+        sources=[SOURCE],
+        publisher=cast(Publisher, publisher),
+        handover_dropped=3,
+        wal=counted(WalStats),
+        shipper_phase="shipping",
+        bus=cast(BusClient, FakeBus(connected)),
+    )
+
+
+def test_a_heartbeat_says_what_the_rack_counted() -> None:
+    found = body()
+    assert found["published"] == {"rack.r.status": 1}
+    assert (found["not_journalled"], found["handover_dropped"], found["uptime_s"]) == (2, 3, 1.235)
+    assert found["transport"] == FACTS
+    assert found["wal"]["shipper"] == "shipping"
+    assert found["wal"] == {**dataclasses.asdict(counted(WalStats)), "shipper": "shipping"}
+    assert (found["sources"][0]["state"], found["sources"][0]["reason"]) == ("lost", "unplugged")
+    assert found["certificate_not_after"] == int((NOW + 3 * DAY).timestamp())
+    assert found["passport_serial"] == 4
+
+
+def test_a_disconnected_rack_says_nothing_of_a_transport() -> None:
+    assert body(connected=False)["transport"] is None
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_a_heartbeat_survives_the_wire_and_carries_no_secret(connected: bool) -> None:
+    data = Status(1, bytes(16), 2, "running", body(connected=connected)).encode()
+    assert Status.decode(data).body == body(connected=connected)
+    cbor.decode_canonical(data, max_bytes=len(data))
+    assert b"hunter22" not in data
+
+
+def test_every_field_of_a_heartbeat_is_in_the_reference() -> None:
+    documented = set(re.findall(r"`([a-z_]+)`", REFERENCE.read_text()))
+    found = body()
+    said = {*found, *found["wal"], *found["sources"][0], *FACTS}
+    assert said <= documented, f"not in {REFERENCE.name}: {sorted(said - documented)}"

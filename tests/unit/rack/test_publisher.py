@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nacl.signing import SigningKey
+
+from stagebox import envelope
+from stagebox.errors import StorageError
+from stagebox.records.audio import AudioPacket
+from stagebox.records.checkpoint import Checkpoint
+from stagebox.records.digest import record_digest
+from stagebox.records.event import Event
+from stagebox.records.meter import MeterFrame, levels
+from stagebox.records.status import Status
+from stagebox_rack.audio.measurement import MeterMeasurement, OpusPacket, SourceEvent
+from stagebox_rack.checkpointing import CheckpointBuilder
+from stagebox_rack.publisher import Publisher
+
+KEY = SigningKey(bytes(32))
+BOOT = bytes(range(16))
+TIME = 1_767_312_000_000_000_000
+ONE = levels([-20.0, -150.0])
+METER = MeterMeasurement("main", 2400, 2400, 48_000, TIME, ONE, ONE, ONE, ONE, -20.5)
+OPUS = OpusPacket("main", 960, 960, 48_000, 2, TIME, b"opus")
+GAP = SourceEvent("main", "gap", 480, TIME, {"frames": 96})
+CHECKPOINT = "rack.stage-left.checkpoint"
+
+
+@dataclass
+class FakeBus:
+    """A bus that takes everything, or refuses while ``down``."""
+
+    down: bool = False
+    sent: list[tuple[str, bytes]] = field(default_factory=list)
+
+    def publish(self, subject: str, payload: bytes) -> bool:
+        if not self.down:
+            self.sent.append((subject, payload))
+        return not self.down
+
+
+@dataclass
+class FakeJournal:
+    """A journal whose futures the test resolves, or that refuses while ``full``."""
+
+    full: bool = False
+    rows: list[tuple[str, int, str, bytes, bool]] = field(default_factory=list)
+    futures: list[asyncio.Future[int]] = field(default_factory=list)
+
+    def append(
+        self, kind: str, time_ns: int, subject: str, data: bytes, *, urgent: bool = False
+    ) -> asyncio.Future[int]:
+        if self.full:
+            raise StorageError("the journal is full")
+        self.rows.append((kind, time_ns, subject, data, urgent))
+        self.futures.append(asyncio.get_running_loop().create_future())
+        return self.futures[-1]
+
+
+class Bench:
+    """A publisher with its two ways out."""
+
+    def __init__(self, *, max_digests: int = 1000) -> None:
+        self.bus, self.journal = FakeBus(), FakeJournal()
+        clock = itertools.count(TIME)
+        self.publisher = Publisher(
+            rack="stage-left",
+            boot=BOOT,
+            bus=self.bus,
+            journal=self.journal,
+            checkpoints=CheckpointBuilder(
+                rack="stage-left", boot=BOOT, chain=[b"leaf"], key=KEY, max_digests=max_digests
+            ),
+            now_ns=lambda: next(clock),
+        )
+
+    def checkpoints(self) -> list[Checkpoint]:
+        public = bytes(KEY.verify_key)
+        return [
+            Checkpoint.decode(envelope.open_envelope(envelope.DOMAIN_CHECKPOINT, data, public))
+            for subject, data in self.bus.sent
+            if subject == CHECKPOINT
+        ]
+
+
+async def test_a_measurement_goes_out_live_and_into_the_journal_with_the_same_bytes() -> None:
+    bench = Bench()
+    bench.publisher.take(METER)
+    [(subject, data)] = bench.bus.sent
+    assert bench.journal.rows == [("meter", TIME, "rack.stage-left.meter.main", data, False)]
+    frame = MeterFrame.decode(data)
+    assert subject == "rack.stage-left.meter.main"
+    assert (frame.seq, frame.boot, frame.time_ns, frame.start, frame.frames) == (1, BOOT, TIME, 2400, 2400)
+    assert (frame.peak, frame.true_peak, frame.programme_momentary) == (METER.peak, METER.true_peak, -20.5)
+
+
+async def test_audio_is_live_only_and_still_proved() -> None:
+    bench = Bench()
+    bench.publisher.take(OPUS)
+    bench.publisher.checkpoint()
+    subject, data = bench.bus.sent[0]
+    packet = AudioPacket.decode(data)
+    assert (subject, packet.data, packet.channels) == ("rack.stage-left.audio.main", b"opus", 2)
+    assert [row[0] for row in bench.journal.rows] == ["checkpoint"]
+    [checkpoint] = bench.checkpoints()
+    assert checkpoint.streams[subject].digests == (record_digest(subject, data),)
+
+
+async def test_a_source_event_says_which_source_and_where() -> None:
+    bench = Bench()
+    bench.publisher.take(GAP)
+    event = Event.decode(bench.bus.sent[0][1])
+    assert (event.name, event.time_ns) == ("gap", TIME)
+    assert event.detail == {"source": "main", "start": 480, "frames": 96}
+
+
+async def test_each_subject_is_numbered_from_one_without_holes() -> None:
+    bench = Bench()
+    for _ in range(3):
+        bench.publisher.take(METER)
+        bench.publisher.take(OPUS)
+        bench.publisher.status("running", {})
+    numbers: dict[str, list[int]] = {}
+    decoders: dict[str, type[MeterFrame] | type[AudioPacket] | type[Status]]
+    decoders = {"meter": MeterFrame, "audio": AudioPacket, "status": Status}
+    for subject, data in bench.bus.sent:
+        numbers.setdefault(subject, []).append(decoders[subject.split(".")[2]].decode(data).seq)
+    assert list(numbers.values()) == [[1, 2, 3]] * 3
+
+
+async def test_what_the_bus_refuses_is_counted_journalled_and_proved() -> None:
+    bench = Bench()
+    bench.bus.down = True
+    for _ in range(5):
+        bench.publisher.take(METER)
+    bench.bus.down = False
+    bench.publisher.take(METER)
+    bench.publisher.checkpoint()
+    meter = "rack.stage-left.meter.main"
+    assert bench.publisher.dropped == {meter: 5}
+    assert bench.publisher.published == {meter: 1, CHECKPOINT: 1}
+    assert [row[0] for row in bench.journal.rows] == ["meter"] * 6 + ["checkpoint"]
+    [checkpoint] = bench.checkpoints()
+    assert checkpoint.streams[meter].digests == tuple(
+        record_digest(meter, data) for kind, _, _, data, _ in bench.journal.rows if kind == "meter"
+    )
+
+
+async def test_alerts_are_urgent_and_events_are_not() -> None:
+    bench = Bench()
+    bench.publisher.event("rack_started", {})
+    bench.publisher.alert("device_lost", {"source": "main"})
+    assert [(row[0], row[4]) for row in bench.journal.rows] == [("event", False), ("alert", True)]
+
+
+async def test_an_alert_about_the_journal_does_not_go_through_it() -> None:
+    bench = Bench()
+    bench.publisher.alert("wal_full", {}, journalled=False)
+    assert bench.journal.rows == []
+    assert bench.bus.sent[0][0] == "rack.stage-left.alert"
+
+
+async def test_a_journal_that_refuses_or_fails_is_counted_and_stops_nothing() -> None:
+    bench = Bench()
+    bench.journal.full = True
+    bench.publisher.take(METER)
+    assert bench.publisher.not_journalled == 1
+    bench.journal.full = False
+    for _ in range(3):
+        bench.publisher.take(METER)
+    bench.journal.futures[0].set_exception(StorageError("disk full"))
+    bench.journal.futures[1].cancel()
+    bench.journal.futures[2].set_result(1)
+    await asyncio.sleep(0)
+    assert bench.publisher.not_journalled == 3
+    assert len(bench.bus.sent) == 4
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_journalled_waits_for_the_last_append(refused: bool) -> None:
+    bench = Bench()
+    await asyncio.wait_for(bench.publisher.journalled(), 1)
+    bench.publisher.take(METER)
+    waiting = asyncio.ensure_future(bench.publisher.journalled())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    if refused:
+        bench.journal.futures[-1].set_exception(StorageError("disk full"))
+    else:
+        bench.journal.futures[-1].set_result(1)
+    await asyncio.wait_for(waiting, 1)
+
+
+async def test_nothing_measured_makes_no_checkpoint() -> None:
+    bench = Bench()
+    bench.publisher.checkpoint()
+    assert bench.bus.sent == []
+    assert bench.journal.rows == []
+
+
+ACTIONS = st.lists(
+    st.sampled_from(["meter", "audio", "gap", "status", "alert", "checkpoint", "up", "down"]), max_size=60
+)
+
+
+@given(ACTIONS, st.integers(1, 9))
+def test_every_live_record_is_in_exactly_one_checkpoint(actions: list[str], max_digests: int) -> None:
+    async def play() -> None:
+        bench = Bench(max_digests=max_digests)
+        made: list[tuple[str, bytes]] = []
+        publisher, bus = bench.publisher, bench.bus
+
+        def publish(subject: str, payload: bytes) -> bool:
+            made.append((subject, payload))
+            return FakeBus.publish(bus, subject, payload)
+
+        bus.publish = publish  # type: ignore[method-assign]
+        for action in actions:
+            match action:
+                case "meter":
+                    publisher.take(METER)
+                case "audio":
+                    publisher.take(OPUS)
+                case "gap":
+                    publisher.take(GAP)
+                case "status":
+                    publisher.status("running", {})
+                case "alert":
+                    publisher.alert("device_lost", {})
+                case "checkpoint":
+                    publisher.checkpoint()
+                case _:
+                    bus.down = action == "down"
+        publisher.checkpoint()
+        records = [record_digest(*item) for item in made if item[0] != CHECKPOINT]
+        bus.sent = made
+        checkpoints = bench.checkpoints()
+        sizes = [sum(len(stream.digests) for stream in one.streams.values()) for one in checkpoints]
+        assert all(1 <= size <= max_digests for size in sizes), "a full checkpoint is signed before it grows"
+        listed = [
+            digest
+            for checkpoint in checkpoints
+            for stream in checkpoint.streams.values()
+            for digest in stream.digests
+        ]
+        assert Counter(listed) == Counter(records)
+        assert len(set(records)) == len(records)
+        total = sum((publisher.published + publisher.dropped).values())
+        assert total == len(made)
+
+    asyncio.run(play())
