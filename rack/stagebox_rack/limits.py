@@ -55,7 +55,7 @@ class RackLimits:
     opus_packet_bytes: int = 1_275
 
     # --- journal: group commit -----------------------------------------------------------------
-    wal_commit_window: float = 0.05
+    wal_commit_window: float = 0.1
     wal_batch_records: int = 4096
     wal_batch_bytes: int = 512 << 10  # record bytes of one batch; its message stays under the bus limit
     wal_record_bytes: int = 256 << 10

@@ -158,7 +158,7 @@ class SourceRunner:
 
     def _process(self) -> None:
         while True:
-            block = self._cursor.read(LIMITS.audio_read_timeout)
+            block = self._cursor.read(LIMITS.audio_read_timeout, self._pipeline.frames_due)
             if block is None:
                 if self._cursor.at_end:
                     break

@@ -61,6 +61,11 @@ class OpusEncoder:
         self._resampler: AudioResampler | None = None
         self._next: int | None = None  # 48 kHz index of the next frame
 
+    @property
+    def frames_due(self) -> int:
+        """How many more frames of the source complete a packet; where it is resampled, about that many."""
+        return (LIMITS.opus_frame - self._frames.pending) * self._rate // LIMITS.opus_rate
+
     def reset(self) -> None:
         """Drop what does not fill a packet: the next block does not continue the last."""
         self._frames.flush()

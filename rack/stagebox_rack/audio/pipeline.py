@@ -67,6 +67,14 @@ class SourcePipeline:
         """The sample index after the last block; 0 before the first."""
         return self._next or 0
 
+    @property
+    def frames_due(self) -> int:
+        """How many more frames complete the next measurement or packet; at least 1."""
+        due = self._meter.frame_size - self._meter_frames.pending
+        if self._opus is not None:
+            due = min(due, self._opus.frames_due)
+        return max(1, due)
+
     def accept(self, block: Block) -> Iterator[AudioItem]:
         """What one block gives, in order."""
         if self._next is not None and (block.index != self._next or block.flags):
