@@ -228,7 +228,7 @@ class Rack:
 async def wait_enrolled(paths: StatePaths, stopping: asyncio.Event) -> None:
     """Return when a passport has been stored (or stopping was asked)."""
     log.info("waiting_for_enrollment", state_dir=str(paths.directory))
-    while not paths.passport.exists() and not stopping.is_set():
+    while not state.has_passport(paths) and not stopping.is_set():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), LIMITS.enrolled_poll)
 
@@ -244,28 +244,44 @@ async def run(settings: RackSettings, on_ready: Callable[[str], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     notifier = Notifier()
-    paths = StatePaths(settings.state_dir)
-    if settings.wait_for_enrollment and not paths.passport.exists():
-        state.prepare(paths)
-        notifier.notify("READY=1", "STATUS=waiting for enrollment")
-        await wait_enrolled(paths, stopping)
-        if stopping.is_set():
-            return
+    running: list[Rack] = []
+    # Fed from the first READY=1 on, also while there is nothing to do but wait for an identity.
+    watchdog = asyncio.create_task(notifier.watch(lambda: all(r.healthy() for r in running)), name="watchdog")
+    try:
+        paths = StatePaths(settings.state_dir)
+        if settings.wait_for_enrollment and not state.has_passport(paths):
+            state.prepare(paths)
+            notifier.notify("READY=1", "STATUS=waiting for enrollment")
+            await wait_enrolled(paths, stopping)
+        if not stopping.is_set():
+            await _run_enrolled(settings, paths, stopping, notifier, running, on_ready)
+    finally:
+        watchdog.cancel()
+        await asyncio.gather(watchdog, return_exceptions=True)
+
+
+async def _run_enrolled(
+    settings: RackSettings,
+    paths: StatePaths,
+    stopping: asyncio.Event,
+    notifier: Notifier,
+    running: list[Rack],
+    on_ready: Callable[[str], None],
+) -> None:
     own_machine = settings.machine_id if settings.machine_id is not None else machine_id()
     identity = state.load(paths, machine_id=own_machine)
     state.prepare(paths)
     rack = Rack(settings, identity)
     await rack.start()
+    running.append(rack)
     try:
         log.info("rack_ready", rack=identity.passport.name, cluster=identity.passport.cluster_id)
         on_ready(identity.passport.name)
         notifier.notify("READY=1", f"STATUS=running as {identity.passport.name}")
-        watchdog = asyncio.create_task(notifier.watch(rack.healthy), name="watchdog")
         await stopping.wait()
-        watchdog.cancel()
-        await asyncio.gather(watchdog, return_exceptions=True)
         notifier.notify("STOPPING=1")
         log.info("rack_stopping")
     finally:
+        running.clear()
         await rack.stop()
         log.info("rack_stopped")

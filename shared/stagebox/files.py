@@ -44,12 +44,19 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 def write_new(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Create ``path`` with ``data`` durably; an existing file is never overwritten.
 
+    The name appears only once the content is durable, so a power cut cannot leave half a key behind.
+
     Raises:
         KeyFileError: the file exists.
         StorageError: it cannot be written.
     """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        _write_exclusive(path, data, mode)
+        _write_exclusive(temporary, data, mode)
+        try:
+            os.link(temporary, path)
+        finally:
+            temporary.unlink()
         fsync_dir(path.parent)
     except FileExistsError:
         raise KeyFileError(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import structlog
 from cryptography import x509
 
 from stagebox import certificates, tls
@@ -167,6 +169,9 @@ def connect(
         KeyFileError, TlsError: the identity cannot be used.
         ConfigError: a server address is malformed or plaintext.
     """
+    if not structlog.is_configured():
+        # A program that never set up logging must not find our lines on its standard output.
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     directory = Path(identity)
     if not directory.is_dir():
         raise ConfigError(

@@ -1,0 +1,141 @@
+"""The quickstart guide, run as written. Only the ports differ, through their documented settings."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.guide import GuideRunner, missing_line, parse
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "quickstart.md"
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+class Adapted:
+    """The guide's placeholders: the default ports, and the token and pin that a reader copies."""
+
+    def __init__(self, https: int, snake: int) -> None:
+        self._ports = {"8443": str(https), "4222": str(snake)}
+        self.token = "sbt-…"
+        self.pin = "sha256:…"
+
+    def __call__(self, text: str) -> str:
+        for documented, here in self._ports.items():
+            text = re.sub(rf"(localhost:|port ){documented}\b", rf"\g<1>{here}", text)
+        return re.sub(r"--token sbt-…", f"--token {self.token}", text).replace(
+            "--ca-pin sha256:…", f"--ca-pin {self.pin}"
+        )
+
+    def learn(self, printed: str) -> None:
+        token = re.search(r"^token +(sbt-\S+)$", printed, re.MULTILINE)
+        pin = re.search(r"^CA pin +(sha256:[0-9a-f]{64})$", printed, re.MULTILINE)
+        self.token = token[1] if token else self.token
+        self.pin = pin[1] if pin else self.pin
+
+
+@pytest.fixture
+def adapted() -> Adapted:
+    return Adapted(*free_ports(2))
+
+
+@pytest.fixture
+def runner(tmp_path: Path, adapted: Adapted) -> Iterator[GuideRunner]:
+    https, snake = adapted("port 8443").split()[1], adapted("port 4222").split()[1]
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "TERM": "dumb",
+        "COLUMNS": "200",
+        "STAGEBOX_MIXER_HTTPS_HOST": "127.0.0.1",
+        "STAGEBOX_MIXER_SNAKE_HOST": "127.0.0.1",
+        "STAGEBOX_MIXER_HTTPS_PORT": https,
+        "STAGEBOX_MIXER_SNAKE_PORT": snake,
+        "STAGEBOX_CLIENT_MIXER": f"https://localhost:{https}",
+        "STAGEBOX_CLIENT_SERVERS": f"wss://localhost:{snake}",
+    }
+    directory = tmp_path / "play"
+    directory.mkdir()
+    made = GuideRunner(directory, environment, adapted)
+    yield made
+    made.end()
+
+
+def test_every_command_of_the_quickstart_prints_what_the_guide_says(
+    runner: GuideRunner, adapted: Adapted
+) -> None:
+    steps = parse(GUIDE.read_text())
+    assert sum(step.verb == "run" for step in steps) >= 20
+    for step in steps:
+        runner.run(step)
+        adapted.learn(runner.printed)
+        if step.options.get("types"):
+            assert step.options["types"] not in runner.printed, "a typed passphrase must not be echoed"
+
+
+def test_the_commands_of_the_quickstart_are_those_of_the_project() -> None:
+    text = GUIDE.read_text()
+    for command in (
+        "stagebox keys gen-cluster --dir cluster --name flux-prod",
+        "stagebox keys gen-client --dir cluster --role admin --name ops --out ops",
+        "stagebox mixer run --dir cluster/mixer",
+        "stagebox admin token create --rack stage-left",
+        "stagebox admin enroll --mixer https://localhost:8443 --token sbt-… --ca-pin sha256:… --state-dir",
+        "stagebox rack run --state-dir rack-state --source device:default",
+        "stagebox tail 'rack.*.meter.>' --verify",
+        "stagebox passport inspect rack-state/state.flux --pin cluster/cluster.pub",
+        "stagebox rack wal ls",
+        "stagebox rack wal verify",
+        "stagebox rack wal export",
+        "stagebox config show",
+    ):
+        assert command in text
+
+
+def test_a_line_that_is_not_printed_in_its_place_is_missed() -> None:
+    printed = "alpha 1\nnoise\nbeta  2\n"
+    assert missing_line(["alpha …", "beta 2"], printed) is None
+    assert missing_line(["beta 2", "alpha …"], printed) == "alpha …"
+    assert missing_line(["alpha 2"], printed) == "alpha 2"
+    assert missing_line(["lph…"], printed) == "lph…"
+
+
+def test_a_command_nobody_decided_about_is_refused() -> None:
+    with pytest.raises(AssertionError, match="line 1"):
+        parse("```sh\nrm -rf everything\n```\n")
+
+
+@pytest.mark.parametrize(
+    ("directive", "command", "complaint"),
+    [("<!-- run -->", "exit 3", "exit code 3"), ("<!-- run: exit=3 -->", "true", "exit code 0"),
+     ("<!-- run -->", "echo other", "this line was not printed")],
+)  # fmt: skip
+def test_a_guide_that_is_wrong_fails(
+    runner: GuideRunner, directive: str, command: str, complaint: str
+) -> None:
+    (step,) = parse(f"{directive}\n```sh\n{command}\n```\n```text\nexpected\n```\n")
+    with pytest.raises(AssertionError, match=complaint):
+        runner.run(step)
+
+
+def test_exports_carry_over_from_step_to_step(runner: GuideRunner) -> None:
+    first, second = parse(
+        "<!-- run -->\n```sh\nexport WORD=kept\n```\n<!-- run -->\n```sh\necho $WORD\n```\n```text\nkept\n```\n"
+    )
+    runner.run(first)
+    runner.run(second)
