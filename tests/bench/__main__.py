@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import datetime
 import json
+import os
 import platform
 import sys
 from collections.abc import Callable, Coroutine
 from importlib import import_module
 from pathlib import Path
 
-from bench.table import Row, markdown, show
+from bench.table import Row, replace_table, show
 from stagebox import logs
 
 SUITES = {
@@ -23,6 +25,13 @@ SUITES = {
 }
 
 
+def _machine() -> str:
+    return (
+        f"{datetime.date.today().isoformat()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, "
+        f"Python {platform.python_version()}"
+    )
+
+
 def main() -> None:
     """Parse the command line, run, print."""
     parser = argparse.ArgumentParser(
@@ -32,7 +41,9 @@ def main() -> None:
     )
     parser.add_argument("suite", nargs="*", metavar="SUITE", help="which to run; all by default")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table to FILE")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="replace the table in FILE, such as docs/benchmarks.md"
+    )
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.suite) - SUITES.keys())
     if unknown:
@@ -45,9 +56,10 @@ def main() -> None:
         ).run
         rows += asyncio.run(run(lambda text: print(f"… {text}", file=sys.stderr, flush=True)))
     if arguments.markdown:
-        arguments.markdown.write_text(markdown(rows))
+        page = arguments.markdown.read_text("utf-8")
+        arguments.markdown.write_text(replace_table(page, rows, _machine()), "utf-8")
     if arguments.json:
-        print(json.dumps({"machine": platform.platform(), "rows": [row.as_dict() for row in rows]}))
+        print(json.dumps({"machine": _machine(), "rows": [row.as_dict() for row in rows]}))
     else:
         show(rows)
 

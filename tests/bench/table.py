@@ -71,6 +71,18 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+_BEGIN, _END = "<!-- bench:begin -->", "<!-- bench:end -->"
+
+
+def replace_table(page: str, rows: Sequence[Row], made_on: str) -> str:
+    """Return ``page`` with what stands between its two bench markers replaced by the rows."""
+    head, begin, rest = page.partition(_BEGIN)
+    _, end, tail = rest.partition(_END)
+    if not begin or not end:
+        raise ValueError(f"the page has no {_BEGIN} … {_END}")
+    return f"{head}{_BEGIN}\n{made_on}\n\n{markdown(rows)}{_END}{tail}"
+
+
 def show(rows: Sequence[Row]) -> None:
     """Print the rows as a table."""
     from rich.console import Console
