@@ -160,7 +160,7 @@ class IssuingAuthority:
         Raises:
             InputError: not a CSR, or not an Ed25519 one.
             VerificationError: it is not self-signed, or asks for another identity.
-            KeyFileError: the issuing CA has expired.
+            KeyFileError: the issuing CA has expired, or the clock is before its start.
         """
         request = parse_csr(csr) if isinstance(csr, bytes) else csr
         key = csr_key(request)
@@ -179,7 +179,7 @@ class IssuingAuthority:
         """Return the client certificate of a person or tool.
 
         Raises:
-            KeyFileError: the issuing CA has expired.
+            KeyFileError: the issuing CA has expired, or the clock is before its start.
         """
         usages = (ExtendedKeyUsageOID.CLIENT_AUTH,)
         return self._issue(public_key, spiffe.name, spiffe, days, now, usages, ())
@@ -198,7 +198,7 @@ class IssuingAuthority:
 
         Raises:
             InputError: no name at all, or another kind of key.
-            KeyFileError: the issuing CA has expired.
+            KeyFileError: the issuing CA has expired, or the clock is before its start.
         """
         if not hostnames and not ips:
             raise InputError("a server certificate needs at least one host name or address")
@@ -251,11 +251,7 @@ def _sign(
     not_before = now - timedelta(seconds=LIMITS.backdate_s)
     not_after = now + timedelta(days=request.days)
     if issuer is not None:
-        if now >= issuer.not_valid_after_utc:
-            raise KeyFileError(
-                f"the CA {issuer.subject.rfc4514_string()} expired on {issuer.not_valid_after_utc:%Y-%m-%d}",
-                remedy="make a new issuing CA with the offline root key",
-            )
+        _check_issuer_time(issuer, now)
         not_before = max(not_before, issuer.not_valid_before_utc)
         not_after = min(not_after, issuer.not_valid_after_utc)
     is_ca = request.ca_path_length is not None
@@ -278,6 +274,21 @@ def _sign(
     if request.names:
         builder = builder.add_extension(x509.SubjectAlternativeName(request.names), critical=False)
     return builder.sign(key, hashes.SHA256())
+
+
+def _check_issuer_time(issuer: x509.Certificate, now: datetime) -> None:
+    name = issuer.subject.rfc4514_string()
+    if now >= issuer.not_valid_after_utc:
+        raise KeyFileError(
+            f"the CA {name} expired on {issuer.not_valid_after_utc:%Y-%m-%d}",
+            remedy="make a new issuing CA with the offline root key",
+        )
+    if now < issuer.not_valid_before_utc:
+        raise KeyFileError(
+            f"the CA {name} is valid only from {issuer.not_valid_before_utc:%Y-%m-%d %H:%M} UTC, "
+            f"and it is {now:%Y-%m-%d %H:%M} here",
+            remedy="set this machine's clock",
+        )
 
 
 def _key_usage(is_ca: bool) -> x509.KeyUsage:

@@ -76,9 +76,7 @@ def gen_cluster(
     refuse_existing(directory)
     if no_passphrase and passphrase_file is not None:
         raise ConfigError("--no-passphrase and --passphrase-file contradict each other", remedy="say one")
-    secret = None
-    if not no_passphrase:
-        secret = _given(ctx, passphrase_file, config) or passphrase.ask_new()
+    secret = None if no_passphrase else _given(ctx, passphrase_file, config) or passphrase.ask_new()
     made = generate_cluster(directory, name, secret, datetime.now(UTC))
     if as_json:
         typer.echo(

@@ -9,7 +9,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -101,14 +101,14 @@ class Mixer:
         self._exit.push_async_callback(audit.stop)
         self._audit = audit
         ledger = Ledger(self._settings.data / "ledger.sqlite", self._keys.storage_key(LEDGER_LABEL))
-        await ledger.open()
         self._exit.push_async_callback(ledger.close)
+        await ledger.open()
         await self._start_callout(registry, audit, now_s)
         self._ingest = Ingest(bus=bus, registry=registry, ledger=ledger, audit=audit)
         await self._ingest.start()
         self._exit.push_async_callback(self._ingest.stop)
         await self._start_api(listener, registry, ledger, audit)
-        self._background(self._certificate.keep_fresh(self._reload_certificates), "server-certificate")
+        self._background(self._certificate.keep_fresh(self._reload_certificate), "server-certificate")
         self._background(self._trim_wal(bus, self._ingest), "wal-trim")
 
     async def _prepare(self) -> socket.socket:
@@ -231,7 +231,16 @@ class Mixer:
                 )
             )
 
-    def _reload_certificates(self) -> None:
+    def renew_server_certificate(self) -> None:
+        """Issue a new server certificate now; new connections see it, live ones stay.
+
+        Raises:
+            StageboxError: it cannot be issued or stored; the old one stays in use.
+        """
+        self._certificate.issue(datetime.datetime.now(datetime.UTC))
+        self._reload_certificate()
+
+    def _reload_certificate(self) -> None:
         assert self.nats is not None
         assert self._api_context is not None
         load_identity(self._api_context, self._certificate.files.certificate, self._certificate.files.key)
@@ -242,17 +251,23 @@ class Mixer:
             await asyncio.sleep(LIMITS.wal_trim_every_s)
             try:
                 await ingest.trim(bus.js)
-            except (StageboxError, OSError, TimeoutError) as error:
-                log.warning("wal_trim_failed", error=str(error))
+            except StageboxError as error:
+                log.warning("wal_trim_failed", error=error.message)
 
-    def _background(self, work: Any, name: str) -> None:
+    def _background(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
+        task.add_done_callback(_report_failure)
 
         async def end() -> None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
         self._exit.push_async_callback(end)
+
+
+def _report_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.error("task_failed", task=task.get_name(), error=repr(task.exception()))
 
 
 async def run(settings: MixerSettings, keys: MixerKeys, on_ready: Callable[[Mixer], None]) -> None:

@@ -19,6 +19,7 @@ from uuid6 import uuid7
 
 from stagebox.errors import StageboxError
 from stagebox_mixer.limits import LIMITS
+from stagebox_mixer.outages import explained
 
 log = structlog.get_logger()
 VERSION = 1
@@ -73,7 +74,7 @@ class RefusalWindow:
         key = (row.actor, row.action, row.reason)
         if key not in self._open and len(self._open) >= self._max_keys:
             key = ("", row.action, "overflow")
-            row = Row("many", row.action, "many", row.result, "overflow: too many different sources")
+            row = Row("many", row.action, "many", row.result, "overflow")
         entry = self._open.get(key)
         if entry is None:
             self._open[key] = (now, row, 0)
@@ -127,9 +128,12 @@ class Audit:
             "audit", actor=row.actor, action=row.action, subject=row.subject, result=row.result,
             reason=row.reason, count=row.count, **row.detail,
         )  # fmt: skip
-        await self._jetstream().publish(
-            f"mixer.audit.{row.action}", row.encode(row_id, time.time_ns()), headers={"Nats-Msg-Id": row_id}
-        )
+        with explained("the audit"):
+            await self._jetstream().publish(
+                f"mixer.audit.{row.action}",
+                row.encode(row_id, time.time_ns()),
+                headers={"Nats-Msg-Id": row_id},
+            )
 
     def refused(self, row: Row) -> None:
         """Record a refusal without making the refused wait; repeats are folded into counts."""

@@ -30,6 +30,7 @@ class MixerLimits:
     rack_certificate_days: int = 30
     passport_days: int = 365
     server_certificate_days: int = 90
+    server_certificate_check_s: float = 3600.0
 
     # API
     request_body_bytes: int = 64 << 10
@@ -39,8 +40,8 @@ class MixerLimits:
     wal_trim_every_s: float = 600.0
     ingest_fetch: int = 256
     ingest_wait_s: float = 1.0
-    ingest_ack_wait_s: float = 60.0
-    ingest_max_pending: int = 4096
+    ingest_retry_s: float = 0.5
+    ingest_idle_consumer_s: float = 60.0
     ingest_digests_per_rack: int = 100_000
 
     # Audit

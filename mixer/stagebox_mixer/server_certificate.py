@@ -17,7 +17,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from stagebox.certificates import to_pem
-from stagebox.errors import ConfigError
+from stagebox.errors import ConfigError, StageboxError
 from stagebox.files import make_private_dir, write_atomic
 from stagebox.identity import MixerId
 from stagebox.keyfiles import encode_private_key
@@ -26,7 +26,6 @@ from stagebox_mixer.limits import LIMITS
 
 log = structlog.get_logger()
 
-_CHECK_EVERY_S = 3600.0
 _HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_-]{1,63})*\.?\Z")
 
 
@@ -79,11 +78,17 @@ class ServerCertificate:
     async def keep_fresh(self, on_renewed: Callable[[], None]) -> None:
         """Renew at two thirds of life for ever; ``on_renewed`` makes the servers read the files again."""
         while True:
-            await asyncio.sleep(_CHECK_EVERY_S)
+            await asyncio.sleep(LIMITS.server_certificate_check_s)
             now = datetime.datetime.now(datetime.UTC)
-            if now >= self._renew_at:
+            if now < self._renew_at:
+                continue
+            try:
                 self.issue(now)
                 on_renewed()
+            except StageboxError as error:
+                # A third of its life is left to try again in.
+                log.error("server_certificate_not_renewed", error=error.message, remedy=error.remedy)
+            else:
                 log.info("server_certificate_renewed", next_renewal=self._renew_at.isoformat())
 
 

@@ -172,7 +172,7 @@ async def test_ctrl_c_ends_with_130_and_the_counts(
 
 async def test_a_snake_that_is_not_there_is_an_error_with_its_address(identity: Path) -> None:
     address = f"wss://127.0.0.1:{free_port()}"
-    async with tail(address, identity) as process:
+    async with tail(address, identity, "--connect-within", "1s") as process:
         code, out, err = await finished(process)
     assert (code, out) == (69, "")
     assert f"error: no connection to {address}" in err

@@ -11,7 +11,7 @@ import json
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,11 @@ class Cluster:
 
 
 def make_cluster(directory: Path, name: str, now: datetime) -> Cluster:
-    """Generate a cluster's keys without a passphrase."""
+    """Generate a cluster's keys without a passphrase.
+
+    They are some days old, so that certificates which have expired by now can be issued too.
+    """
+    now -= timedelta(days=3)
     generate_cluster(directory / "cluster", name, None, now)
     keys = load_mixer_keys(directory / "cluster" / "mixer", None, now=now)
     return Cluster(directory / "cluster", name, keys)

@@ -84,7 +84,7 @@ async def eventually(condition: Callable[[], bool], timeout: float = 5.0) -> Non
 def _tasks() -> frozenset[asyncio.Task[object]]:
     """Return all tasks but the one that asks."""
     try:
-        return frozenset(asyncio.all_tasks() - {asyncio.current_task()})  # type: ignore[arg-type]
+        return frozenset(asyncio.all_tasks() - {asyncio.current_task()})
     except RuntimeError:  # no running loop: a synchronous test
         return frozenset()
 

@@ -5,30 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import datetime
 import json
 import secrets
 import ssl
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nacl.signing import SigningKey
 
+from stagebox import passport as passports
 from stagebox import subjects
 from stagebox.bus import BUS_LIMITS, BusClient, BusOptions, Failure
-from stagebox.certificates import build_csr, to_pem
+from stagebox.certificates import build_csr, load_certificates, to_pem
 from stagebox.errors import BusError, TlsError
 from stagebox.identity import RackId
-from stagebox.keyfiles import save_private_key, signing_key
+from stagebox.keyfiles import load_ed25519, save_private_key, signing_key
 from stagebox.records.walbatch import FIRST_PREVIOUS, WalBatch, WalRecord
 from stagebox.tls import client_context
 from stagebox_keys.ca import IssuingAuthority
 from stagebox_mixer.streams import WAL_STREAM
-from stagebox_rack.state import RackIdentity
+from stagebox_rack import state
+from stagebox_rack.state import RackIdentity, StatePaths
 
 QUICK = dataclasses.replace(
     BUS_LIMITS, connect_timeout=8.0, backoff_base=0.02, backoff_cap=0.1, close_timeout=0.3
@@ -86,47 +88,45 @@ async def refusal(options: BusOptions) -> Failure:
         await bus.close()
 
 
-@dataclass(frozen=True)
-class Forged:
-    """A certificate with its key in files."""
+def load_any(directory: Path) -> RackIdentity:
+    """Load an enrolled identity whatever its status says: an impostor would not look at it either."""
+    paths = StatePaths(directory)
+    return RackIdentity(
+        passport=passports.read(paths.passport, state.pinned_cluster(paths)),
+        key=signing_key(load_ed25519(paths.identity_key)),
+        chain=tuple(load_certificates(paths.certificate)),
+        roots_pem=paths.roots.read_bytes(),
+        servers=tuple(json.loads(paths.snake.read_bytes())["servers"]),
+        paths=paths,
+    )
 
-    certificate: x509.Certificate
-    key: Ed25519PrivateKey
-    certificate_path: Path
-    key_path: Path
 
-    def context(self, roots_pem: bytes) -> ssl.SSLContext:
-        """Return the client context that presents it."""
-        return client_context(roots_pem, self.certificate_path, self.key_path)
+def client_options(snake: str, context: ssl.SSLContext | None, name: str = "client") -> BusOptions:
+    """Return how a person or tool connects: by TLS alone."""
+    return BusOptions((snake,), name, context, give_up_after=8.0, limits=QUICK)
 
 
-def issue_rack(
+def rack_certificate(
     authority: IssuingAuthority,
     directory: Path,
     rack: RackId,
-    *,
     key: Ed25519PrivateKey | None = None,
-    now: object = None,
-    life_s: float | None = None,
-) -> Forged:
-    """Issue a rack certificate the registry does not know; ``life_s`` seconds from now, negative for expired."""
-    import datetime
+    *,
+    life_s: float = 3600.0,
+) -> ssl.SSLContext:
+    """Return the client context of a rack certificate issued here and now, past the mixer's registry.
 
+    It ends ``life_s`` seconds from now; a negative life makes it an expired one.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     private = key if key is not None else Ed25519PrivateKey.generate()
-    moment = datetime.datetime.now(datetime.UTC)
-    if life_s is not None:
-        moment += datetime.timedelta(seconds=life_s) - datetime.timedelta(days=1)
-    leaf = authority.sign_rack(build_csr(private, "test"), rack, now=moment, days=1 if life_s is not None else 30)
-    certificate_path, key_path = directory / "rack.pem", directory / "identity.key"
+    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=life_s)
+    csr = build_csr(private, "test")
+    leaf = authority.sign_rack(csr, rack, now=end - datetime.timedelta(days=1), days=1)
+    certificate_path, key_path = directory / "forged.pem", directory / "forged.key"
     certificate_path.write_bytes(to_pem([leaf]) + authority.chain_pem)
     save_private_key(key_path, private, None)
-    return Forged(leaf, private, certificate_path, key_path)
-
-
-def signing(key: Ed25519PrivateKey) -> SigningKey:
-    """Return the same key for envelopes and nonces."""
-    return signing_key(key)
+    return client_context(authority.root_pem, certificate_path, key_path)
 
 
 @dataclass
@@ -165,9 +165,8 @@ async def store(bus: BusClient, rack: str, data: bytes) -> int:
     return int(reply["seq"])
 
 
-async def until(condition: object, timeout: float = 10.0) -> None:
-    """Wait for an asynchronous condition."""
-    assert callable(condition)
+async def until(condition: Callable[[], Awaitable[bool]], timeout: float = 10.0) -> None:
+    """Wait for an asynchronous condition that has no event to await."""
     async with asyncio.timeout(timeout):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - any condition
             await asyncio.sleep(0.01)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
 import structlog
@@ -11,10 +12,12 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from stagebox.errors import BusError, EnrollmentError, InputError, StageboxError, StorageError
 from stagebox.identity import Role
+from stagebox.limits import LIMITS as SHARED
 from stagebox_mixer.api.access import Access, Forbidden
 from stagebox_mixer.enrollment.machine import EnrollmentRefused
 from stagebox_mixer.enrollment.service import EnrollmentService
@@ -34,9 +37,9 @@ class _Body(BaseModel):
 class TokenRequest(_Body):
     """``POST /api/v1/tokens``."""
 
-    rack: str
+    rack: str = Field(max_length=SHARED.max_name_chars)
     ttl_s: int = LIMITS.token_default_ttl_s
-    machine_id: int = 0
+    machine_id: int = Field(default=0, ge=0, lt=1 << 64)
 
 
 class EnrollRequest(_Body):
@@ -45,7 +48,7 @@ class EnrollRequest(_Body):
     token: str = Field(max_length=256, repr=False)
     csr: str = Field(max_length=8192)
     machine_id: int = Field(ge=1, lt=1 << 64)
-    rack: str | None = None
+    rack: str | None = Field(default=None, max_length=SHARED.max_name_chars)
 
 
 class Services:
@@ -79,6 +82,7 @@ def make_app(services: Services) -> FastAPI:
     app.add_middleware(BaseHTTPMiddleware, dispatch=_limit_body)
     app.add_exception_handler(StageboxError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http_error)
     _public_routes(app, services)
     _admin_routes(app, services)
     return app
@@ -206,6 +210,13 @@ async def _on_invalid(_request: Request, error: Exception) -> Response:
         for item in error.errors()
     )
     return _problem(422, "invalid_request", f"the request is not valid: {reasons}", None)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+    path = request.url.path
+    return _problem(error.status_code, code, f"{request.method} {path}: {error.detail}", None)
 
 
 def _classify(error: StageboxError) -> tuple[int, str]:

@@ -221,6 +221,8 @@ class EnrollmentService:
             return self._answer(issued, leaf_pem)
 
     def _status(self, stored: Stored[RackEntry] | None, rack_public: bytes) -> PassportStatus:
+        if stored is not None and stored.entry.status is PassportStatus.SUSPENDED:
+            return PassportStatus.SUSPENDED  # a token gives an identity, it does not lift a suspension
         if self._auto_approve:
             return PassportStatus.ACTIVE
         if stored is not None and stored.entry.rack_public == rack_public:

@@ -1,26 +1,29 @@
-"""The ingest's I/O: pull acknowledged batches from JetStream, verify, commit, then confirm.
+"""The ingest's I/O: read acknowledged batches from JetStream in order, verify, commit.
 
-A message is confirmed only after its batch is committed, so a crash repeats messages and never loses one; a
-repeated batch is recognised by its sequence and confirmed without a second commit. A batch that does not verify
-is rejected, audited and taken out of the queue; nothing of it is stored.
+The position in the stream is kept in the ledger, in the same transaction as what was committed, and reading starts
+from it after every start and every interruption. So a crash at any point repeats nothing and skips nothing; and a
+batch that the ledger holds already, from a stream that was made anew, is recognised by its journal's chain. A batch
+that does not verify is rejected, audited and passed over; nothing of it is stored.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import structlog
 from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
-from nats.js.api import AckPolicy, ConsumerConfig
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.client import JetStreamContext
 
 from stagebox.bus import BusClient
 from stagebox.errors import BusError, InputError, StageboxError
 from stagebox.subjects import parse
 from stagebox_mixer.audit import Audit, Row
-from stagebox_mixer.ingest.ledger import Commit, Ledger
+from stagebox_mixer.ingest.ledger import Commit, Ledger, Position
 from stagebox_mixer.ingest.verification import (
     BatchRejected,
     ChainHead,
@@ -30,17 +33,30 @@ from stagebox_mixer.ingest.verification import (
     open_batch,
 )
 from stagebox_mixer.limits import LIMITS
+from stagebox_mixer.outages import explained
+from stagebox_mixer.registry.model import RackEntry
 from stagebox_mixer.registry.store import Registry
 from stagebox_mixer.streams import WAL_STREAM
 
 log = structlog.get_logger()
+_T = TypeVar("_T")
 
-DURABLE = "ingest"
-_RETRY_S = 0.5
+
+class _Stopping(Exception):
+    """The ingest is asked to stop and nothing is under way."""
+
+
+@dataclass
+class _Work:
+    """What one fetch comes to: committed together with the position behind it."""
+
+    commits: list[Commit] = field(default_factory=list)
+    rejected: list[tuple[str, bytes]] = field(default_factory=list)
+    refusals: list[Row] = field(default_factory=list)
 
 
 class Ingest:
-    """One consumer of the WAL stream."""
+    """The one reader of the WAL stream."""
 
     def __init__(self, *, bus: BusClient, registry: Registry, ledger: Ledger, audit: Audit) -> None:
         self._bus = bus
@@ -50,71 +66,77 @@ class Ingest:
         self._heads: dict[tuple[str, bytes], ChainHead] = {}
         self._checks: dict[tuple[str, bytes], CheckpointAudit] = {}
         self._task: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._stop = asyncio.Event()
         self.committed_batches = 0
         self.rejected_batches = 0
 
     async def start(self) -> None:
-        """Begin to pull."""
+        """Begin to read."""
         self._task = asyncio.create_task(self._run(), name="ingest")
 
     async def stop(self) -> None:
         """Finish the commit under way, then end. What is not committed stays in the stream."""
-        self._stopping = True
+        self._stop.set()
         if self._task is not None:
-            try:
-                async with asyncio.timeout(LIMITS.ingest_wait_s + 5):
-                    await self._task
-            except TimeoutError:
-                log.warning("ingest_stopped_hard")
+            await self._task
             self._task = None
 
     async def _run(self) -> None:
-        while not self._stopping:
+        while not self._stop.is_set():
             try:
-                await self._pull()
-            except asyncio.CancelledError:
-                raise
-            except (StageboxError, NatsError, OSError, TimeoutError) as error:
+                with explained(f"the stream {WAL_STREAM}"):
+                    await self._follow()
+            except _Stopping:
+                return
+            except Exception as error:
+                # Nothing may end the ingest for good: what was not committed is read again from its position.
                 log.warning("ingest_interrupted", error=str(error) or type(error).__name__)
-                # What was not committed comes again; the heads are read anew.
                 self._heads.clear()
                 self._checks.clear()
-                await asyncio.sleep(_RETRY_S)
-
-    async def _pull(self) -> None:
-        await self._bus.wait_connected()
-        js = self._bus.js
-        await js.add_consumer(WAL_STREAM, _consumer_config())
-        subscription = await js.pull_subscribe_bind(durable=DURABLE, stream=WAL_STREAM)
-        try:
-            while not self._stopping:
                 with contextlib.suppress(TimeoutError):
-                    messages = await subscription.fetch(LIMITS.ingest_fetch, timeout=LIMITS.ingest_wait_s)
-                    await self._take(messages)
+                    await asyncio.wait_for(self._stop.wait(), LIMITS.ingest_retry_s)
+
+    async def _follow(self) -> None:
+        """Read from the ledger's position until interrupted."""
+        await self._or_stop(self._bus.wait_connected())
+        js = self._bus.js
+        created = (await js.stream_info(WAL_STREAM)).created
+        if created is None:
+            raise BusError(f"the server does not say when the stream {WAL_STREAM} was made")
+        stream_id = int(created.timestamp() * 1_000_000) * 1000
+        position = Position(stream_id, await self._ledger.position(stream_id))
+        consumer = (await js.add_consumer(WAL_STREAM, _consumer_config(position.stream_seq))).name
+        subscription = await js.pull_subscribe_bind(consumer=consumer, stream=WAL_STREAM)
+        delivered = 0
+        try:
+            while True:
                 if self._bus.js is not js:
                     raise BusError("the bus connection was replaced")
+                messages = await self._or_stop(_fetch(subscription))
+                if not messages:
+                    continue
+                delivered = _check_complete(messages, delivered)
+                last = int(messages[-1].metadata.sequence.stream)
+                await self._take(messages, Position(stream_id, last))
         finally:
-            with contextlib.suppress(NatsError, StageboxError):
+            with contextlib.suppress(StageboxError, OSError), explained("the consumer"):
                 await subscription.unsubscribe()
+                await js.delete_consumer(WAL_STREAM, consumer)
 
-    async def _take(self, messages: list[Msg]) -> None:
-        commits: list[Commit] = []
+    async def _take(self, messages: Sequence[Msg], position: Position) -> None:
+        work = _Work()
         for message in messages:
-            commit = await self._verify(message)
-            if commit is not None:
-                commits.append(commit)
-        if commits:
-            await self._ledger.commit(commits)
-            self.committed_batches += len(commits)
-        for message in messages:
-            await message.ack()
+            await self._verify(message, work)
+        await self._ledger.commit(work.commits, position=position, rejected=work.rejected)
+        self.committed_batches += len(work.commits)
+        self.rejected_batches += len(work.rejected)
+        for row in work.refusals:
+            self._audit.refused(row)
 
-    async def _verify(self, message: Msg) -> Commit | None:
-        rack = parse(message.subject).rack
-        journal = bytes(16)
+    async def _verify(self, message: Msg, work: _Work) -> None:
+        rack, journal = message.subject.split(".")[1], bytes(16)
+        entry = await self._entry(message.subject)
         try:
-            entry = await self._registry.rack(rack)
             if entry is None:
                 raise BatchRejected("unknown_rack", f"no rack {rack!r} is registered")
             verified = open_batch(message.data, rack=rack, rack_public=entry.rack_public)
@@ -123,15 +145,24 @@ class Ingest:
             if key not in self._heads:
                 self._heads[key] = await self._ledger.head(rack, journal)
             if not continues(self._heads[key], verified):
-                return None
-            commit = self._prepare(verified, entry.rack_public, int(message.metadata.sequence.stream))
-        except (BatchRejected, InputError) as error:
-            await self._reject(rack, journal, error)
-            return None
-        self._heads[key] = commit.head
-        return commit
+                return
+        except BatchRejected as error:
+            log.error("wal_batch_rejected", rack=rack, code=error.code, reason=error.message)
+            work.rejected.append((rack, journal))
+            work.refusals.append(_refusal("wal_batch", rack, error))
+            return
+        self._heads[key] = verified.head
+        stream_seq = int(message.metadata.sequence.stream)
+        work.commits.append(self._prepare(verified, entry.rack_public, stream_seq, work))
 
-    def _prepare(self, verified: VerifiedBatch, rack_public: bytes, stream_seq: int) -> Commit:
+    async def _entry(self, subject: str) -> RackEntry | None:
+        try:
+            rack = parse(subject).rack
+        except InputError:
+            return None  # nobody could be registered under such a name
+        return await self._registry.rack(rack)
+
+    def _prepare(self, verified: VerifiedBatch, rack_public: bytes, stream_seq: int, work: _Work) -> Commit:
         batch = verified.batch
         key = (batch.rack, batch.journal)
         check = self._checks.get(key)
@@ -140,7 +171,12 @@ class Ingest:
             self._checks[key] = check
         before = (check.checkpoints, check.proved)
         for record in batch.records:
-            check.observe(record)
+            try:
+                check.observe(record)
+            except BatchRejected as error:
+                # The batch itself is authentic: its records are kept, and stay unproved.
+                log.error("wal_checkpoint_rejected", rack=batch.rack, reason=error.message)
+                work.refusals.append(_refusal("wal_checkpoint", batch.rack, error))
         return Commit(
             rack=batch.rack,
             journal=batch.journal,
@@ -152,14 +188,18 @@ class Ingest:
             proved=check.proved - before[1],
         )
 
-    async def _reject(self, rack: str, journal: bytes, error: StageboxError) -> None:
-        self.rejected_batches += 1
-        code = error.code if isinstance(error, BatchRejected) else "malformed"
-        log.error("wal_batch_rejected", rack=rack, code=code, reason=error.message)
-        self._audit.refused(
-            Row(f"rack:{rack}", "wal_batch", rack, "refused", code, {"message": error.message})
-        )
-        await self._ledger.count_rejected(rack, journal)
+    async def _or_stop(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Await ``work``, but drop it when the ingest is asked to stop."""
+        task, stop = asyncio.ensure_future(work), asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if self._stop.is_set():
+                raise _Stopping
+            return await task
+        finally:
+            task.cancel()
+            stop.cancel()
+            await asyncio.gather(task, stop, return_exceptions=True)
 
     async def trim(self, js: JetStreamContext) -> None:
         """Drop from the stream what is committed, but never a rack's last batch: racks read it back."""
@@ -168,13 +208,40 @@ class Ingest:
             newest[row.rack] = max(newest.get(row.rack, 0), row.stream_seq)
         for rack, stream_seq in newest.items():
             if stream_seq > 1:
-                await js.purge_stream(WAL_STREAM, seq=stream_seq, subject=f"rack.{rack}.wal")
+                with explained(f"the stream {WAL_STREAM}"):
+                    await js.purge_stream(WAL_STREAM, seq=stream_seq, subject=f"rack.{rack}.wal")
 
 
-def _consumer_config() -> ConsumerConfig:
+def _refusal(action: str, rack: str, error: BatchRejected) -> Row:
+    return Row(f"rack:{rack}", action, rack, "refused", error.code, {"message": error.message})
+
+
+async def _fetch(subscription: JetStreamContext.PullSubscription) -> list[Msg]:
+    try:
+        return await subscription.fetch(LIMITS.ingest_fetch, timeout=LIMITS.ingest_wait_s)
+    except TimeoutError:
+        return []
+
+
+def _check_complete(messages: Sequence[Msg], delivered: int) -> int:
+    """Check that nothing is missing after consumer sequence ``delivered``; return the last one.
+
+    Raises:
+        BusError: a message got lost on the way; reading must start again from the position.
+    """
+    for message in messages:
+        sequence = int(message.metadata.sequence.consumer)
+        if sequence != delivered + 1:
+            raise BusError(f"message {delivered + 1} of the consumer got lost on the way")
+        delivered = sequence
+    return delivered
+
+
+def _consumer_config(position: int) -> ConsumerConfig:
     return ConsumerConfig(
-        durable_name=DURABLE,
-        ack_policy=AckPolicy.EXPLICIT,
-        ack_wait=LIMITS.ingest_ack_wait_s,
-        max_ack_pending=LIMITS.ingest_max_pending,
+        deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+        opt_start_seq=position + 1,
+        ack_policy=AckPolicy.NONE,
+        mem_storage=True,
+        inactive_threshold=LIMITS.ingest_idle_consumer_s,
     )

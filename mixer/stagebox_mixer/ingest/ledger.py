@@ -1,13 +1,14 @@
 """The ledger: where verified batches are committed, exactly once.
 
-One SQLite database with synchronous=FULL. A batch and the journal's new chain head are written in one
-transaction, so after any crash the head says exactly what is there. Payloads are sealed with AES-256-GCM under a
-key derived from the cluster's storage key. docs/reference/ledger.md gives the layout.
+One SQLite database with synchronous=FULL. Batches, the new chain heads and the position in the stream are written
+in one transaction, so after any crash the position says exactly what is there. Payloads are sealed with AES-256-GCM
+under a key derived from the cluster's storage key. docs/reference/ledger.md gives the layout.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import time
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -57,6 +59,17 @@ class Commit:
 
 
 @dataclass(frozen=True)
+class Position:
+    """How far a stream is dealt with: every message up to ``stream_seq`` is committed or rejected.
+
+    ``stream_id`` tells one stream from another of the same name (its creation, ns since the Unix epoch).
+    """
+
+    stream_id: int
+    stream_seq: int
+
+
+@dataclass(frozen=True)
 class RackLedger:
     """What is committed of one journal of one rack."""
 
@@ -78,6 +91,7 @@ class Ledger:
     def __init__(self, path: Path, key: bytes) -> None:
         self._path = path
         self._cipher = AESGCM(key)
+        self._key_check = _key_check(key)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._db: sqlite3.Connection | None = None
 
@@ -85,7 +99,7 @@ class Ledger:
         """Open or create the database.
 
         Raises:
-            StorageError: unreadable, damaged or of another version.
+            StorageError: unreadable, damaged, of another version or written with another storage key.
         """
         await self._run(self._open)
 
@@ -107,17 +121,25 @@ class Ledger:
         """Return what is committed of every journal."""
         return await self._run(lambda: self._journals("", ()))
 
-    async def commit(self, commits: Sequence[Commit]) -> None:
-        """Commit batches in order, all or none; durable when this returns.
+    async def position(self, stream_id: int) -> int:
+        """Return the sequence up to which the stream ``stream_id`` is dealt with; 0 if it is a new stream."""
+        return await self._run(lambda: self._position(stream_id))
+
+    async def commit(
+        self,
+        commits: Sequence[Commit],
+        *,
+        position: Position,
+        rejected: Sequence[tuple[str, bytes]] = (),
+    ) -> None:
+        """Commit batches in order, count the rejected (rack, journal) ones and move to ``position``.
+
+        All or nothing, and durable when this returns.
 
         Raises:
             StorageError: the disk refused; nothing of it is committed.
         """
-        await self._run(lambda: self._commit(commits))
-
-    async def count_rejected(self, rack: str, journal: bytes) -> None:
-        """Count a batch that did not verify."""
-        await self._run(lambda: self._count_rejected(rack, journal))
+        await self._run(lambda: self._commit(commits, position, rejected))
 
     async def payloads(self, rack: str, journal: bytes) -> list[bytes]:
         """Return the payloads of one journal in order, opened and authenticated.
@@ -133,22 +155,37 @@ class Ledger:
         except sqlite3.Error as error:
             raise StorageError(
                 f"the ledger {self._path} failed: {error}",
-                remedy="check the disk's space and health; nothing unacknowledged is lost",
+                remedy="check the disk's space and health; what is not committed stays in the stream WAL",
             ) from error
 
     def _open(self) -> None:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise StorageError(
+                f"cannot open the ledger {self._path}: {error.strerror}",
+                remedy="give this user access to it, or choose another data directory with --data-dir",
+            ) from None
         os.close(descriptor)
-        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        self._db = db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         db.executescript(_SCHEMA)
-        db.execute("INSERT OR IGNORE INTO meta VALUES ('version', ?)", (VERSION,))
-        (version,) = db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()
+        version = self._meta_once("version", VERSION)
         if version != VERSION:
-            db.close()
             raise StorageError(f"the ledger {self._path} has version {version}, this mixer needs {VERSION}")
-        self._db = db
+        if self._meta_once("key_check", self._key_check) != self._key_check:
+            raise StorageError(
+                f"the ledger {self._path} was written with another storage key",
+                remedy="restore storage.key of this cluster, or name this cluster's own --data-dir",
+            )
+
+    def _meta_once(self, key: str, value: int) -> int:
+        """Store ``value`` unless there is one already; return what is stored."""
+        db = self._require()
+        db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
+        (stored,) = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return int(stored)
 
     def _close(self) -> None:
         if self._db is not None:
@@ -167,16 +204,41 @@ class Ledger:
         )
         return [RackLedger(*row) for row in self._require().execute(query, values)]
 
-    def _commit(self, commits: Sequence[Commit]) -> None:
+    def _position(self, stream_id: int) -> int:
+        with self._transaction() as db:
+            meta = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('stream_id', 'stream_seq')"))
+            if meta.get("stream_id") == stream_id:
+                return int(meta["stream_seq"])
+            # Another stream counts anew; the chain heads recognise whatever of it is committed already.
+            self._move(db, Position(stream_id, 0))
+            db.execute("UPDATE journals SET stream_seq = 0")
+            return 0
+
+    def _commit(
+        self, commits: Sequence[Commit], position: Position, rejected: Sequence[tuple[str, bytes]]
+    ) -> None:
+        with self._transaction() as db:
+            for commit in commits:
+                self._insert(db, commit)
+            for rack, journal in rejected:
+                self._count_rejected(db, rack, journal)
+            self._move(db, position)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
         db = self._require()
         db.execute("BEGIN IMMEDIATE")
         try:
-            for commit in commits:
-                self._insert(db, commit)
+            yield db
             db.execute("COMMIT")
         except BaseException:
-            db.execute("ROLLBACK")
+            if db.in_transaction:  # a full disk may have rolled it back already
+                db.execute("ROLLBACK")
             raise
+
+    def _move(self, db: sqlite3.Connection, position: Position) -> None:
+        values = (("stream_id", position.stream_id), ("stream_seq", position.stream_seq))
+        db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
 
     def _insert(self, db: sqlite3.Connection, commit: Commit) -> None:
         nonce = os.urandom(_NONCE_BYTES)
@@ -198,9 +260,9 @@ class Ledger:
              commit.proved, commit.stream_seq),
         )  # fmt: skip
 
-    def _count_rejected(self, rack: str, journal: bytes) -> None:
+    def _count_rejected(self, db: sqlite3.Connection, rack: str, journal: bytes) -> None:
         empty = ChainHead()
-        self._require().execute(
+        db.execute(
             "INSERT INTO journals VALUES (?, ?, ?, ?, 0, 0, 0, 0, 1, 0) "
             "ON CONFLICT DO UPDATE SET rejected = rejected + 1",
             (rack, journal, empty.last, empty.digest),
@@ -219,6 +281,11 @@ class Ledger:
                     f"the ledger row of rack {rack!r} from record {first} does not open",
                     remedy="the row was altered, or the storage key is not the one it was written with",
                 ) from None
+
+
+def _key_check(key: bytes) -> int:
+    """Return 56 bits that tell one storage key from another and say nothing else about it."""
+    return int.from_bytes(blake3(b"stagebox.ledger.key_check.v1", key=key).digest(7), "big")
 
 
 def _associated(rack: str, journal: bytes, first: int) -> bytes:

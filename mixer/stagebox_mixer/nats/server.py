@@ -22,14 +22,14 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from stagebox.errors import BusError, ConfigError
+from stagebox.errors import BusError, ConfigError, StageboxError
 from stagebox.files import make_private_dir, write_atomic
 from stagebox_mixer.limits import LIMITS
 from stagebox_mixer.nats.config import JETSTREAM_KEY_ENV, NatsServerConfig, render
 
 log = structlog.get_logger()
 
-_LINE = re.compile(r"\[\d+\] \S+ \S+ \[(?P<level>[A-Z]{3})\] (?P<text>.*)")
+_LINE = re.compile(r"\[\d+\] \S+ \S+ \[(?P<level>[A-Z]{3})\] ?(?P<text>.*)")
 _READY = "Server is ready"
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -44,15 +44,17 @@ class Violation:
     subject: str
 
 
+# The connection's own name comes first and may imitate all of this, spaces included; subject, queue and SID have
+# no spaces, so the last match in the line is the server's own words.
 _VIOLATION = re.compile(
-    r"(?P<operation>Publish|Subscription) Violation"
-    r".*?(?:User|Nkey|JWT User|Username) \"?(?P<user>[^\",]*)\"?.*?Subject \"(?P<subject>[^\"]*)\""
+    r'.*"[A-Z2-7]+/[^/"]*/user:(?P<user>[^"]*)" - (?P<operation>Publish|Subscription) Violation'
+    r' - Subject "(?P<subject>\S*)"(?:, Queue "\S*")?(?:, SID \S+)?\Z'
 )
 
 
 def parse_violation(text: str) -> Violation | None:
     """Return the violation a server log line reports, if it reports one."""
-    found = _VIOLATION.search(text)
+    found = _VIOLATION.match(text)
     if found is None:
         return None
     return Violation(found["operation"].lower(), found["user"], found["subject"])
@@ -135,7 +137,7 @@ class NatsServer:
         except TimeoutError:
             await self.stop()
             raise BusError(f"nats-server was not ready in {LIMITS.nats_ready_s:.0f} s") from None
-        except BusError:
+        except BaseException:
             await self.stop()
             raise
 
@@ -168,7 +170,7 @@ class NatsServer:
         loop = asyncio.get_running_loop()
         while not self._stopping:
             started = loop.time()
-            code = await self._run_once()
+            code = await self._try_once()
             if self._ended():
                 return
             if self._first_start is not None and not self._first_start.done():
@@ -185,6 +187,14 @@ class NatsServer:
 
     def _ended(self) -> bool:
         return self._stopping
+
+    async def _try_once(self) -> int | None:
+        try:
+            return await self._run_once()
+        except (StageboxError, OSError) as error:
+            # A full disk or a missing file must not end the supervision: the next try may find it well again.
+            self._last_error = str(error)
+            return None
 
     async def _run_once(self) -> int:
         write_atomic(self._config_path, render(self._config).encode())

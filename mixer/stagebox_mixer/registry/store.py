@@ -12,6 +12,7 @@ from nats.js.kv import KeyValue
 
 from stagebox.errors import BusError
 from stagebox.identity import check_name
+from stagebox_mixer.outages import explained
 from stagebox_mixer.registry.model import RackEntry, TokenEntry
 from stagebox_mixer.streams import RACKS_BUCKET, TOKENS_BUCKET
 
@@ -47,11 +48,11 @@ class Bucket(Generic[_Entry]):
         Raises:
             BusError: the bus is down. DecodeError: the entry is damaged.
         """
-        kv = await self._kv()
-        try:
-            found = await kv.get(key)
-        except KeyNotFoundError:
-            return None
+        with explained(f"the registry ({self._bucket})"):
+            try:
+                found = await (await self._kv()).get(key)
+            except KeyNotFoundError:
+                return None
         if found.value is None or found.revision is None:
             return None
         return Stored(self._decode(found.value), found.revision)
@@ -62,22 +63,27 @@ class Bucket(Generic[_Entry]):
         Raises:
             Conflict: the entry changed in between. BusError: the bus is down.
         """
-        kv = await self._kv()
-        try:
-            if revision is None:
-                await kv.create(key, entry.encode())
-            else:
-                await kv.update(key, entry.encode(), last=revision)
-        except KeyWrongLastSequenceError:
-            raise Conflict(f"the entry {key!r} in {self._bucket} changed in between") from None
+        with explained(f"the registry ({self._bucket})"):
+            kv = await self._kv()
+            try:
+                if revision is None:
+                    await kv.create(key, entry.encode())
+                else:
+                    await kv.update(key, entry.encode(), last=revision)
+            except KeyWrongLastSequenceError:
+                raise Conflict(f"the entry {key!r} in {self._bucket} changed in between") from None
 
     async def keys(self) -> list[str]:
-        """Return all keys, sorted."""
-        kv = await self._kv()
-        try:
-            return sorted(await kv.keys())
-        except NoKeysError:
-            return []
+        """Return all keys, sorted.
+
+        Raises:
+            BusError: the bus is down.
+        """
+        with explained(f"the registry ({self._bucket})"):
+            try:
+                return sorted(await (await self._kv()).keys())
+            except NoKeysError:
+                return []
 
     async def _kv(self) -> KeyValue:
         context = self._jetstream()

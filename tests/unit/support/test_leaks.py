@@ -53,7 +53,7 @@ async def test_an_open_descriptor_is_a_leak() -> None:
 @pytest.mark.parametrize("arguments", [["sleep", "60"], ["true"]], ids=["running", "zombie"])
 async def test_a_child_process_is_a_leak_even_as_a_zombie(arguments: list[str]) -> None:
     before = Snapshot.take()
-    with subprocess.Popen(arguments) as process:
+    with subprocess.Popen(arguments) as process:  # noqa: ASYNC220 - one that nobody awaits
         found = await settled_leaks(before, 0.05)
         process.kill()
     assert len(found) == 1
@@ -62,7 +62,7 @@ async def test_a_child_process_is_a_leak_even_as_a_zombie(arguments: list[str]) 
 
 async def test_the_block_fails_and_says_what_is_left() -> None:
     tasks = []
-    with pytest.raises(AssertionError, match="left behind: task .*forgotten"):
+    with pytest.raises(AssertionError, match=r"left behind: task .*forgotten"):
         async with no_leaks(0.02):
             tasks.append(asyncio.create_task(asyncio.sleep(60), name="forgotten"))
     tasks[0].cancel()

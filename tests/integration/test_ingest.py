@@ -1,0 +1,382 @@
+"""Ingest with a real stream and a real ledger: every authentic batch exactly once, nothing else at all."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from nacl.signing import SigningKey
+
+from stagebox import subjects
+from stagebox.errors import StorageError
+from stagebox.records.checkpoint import FIRST_PREVIOUS, Checkpoint, StreamDigests
+from stagebox.records.digest import record_digest
+from stagebox.records.walbatch import WalBatch, WalRecord
+from stagebox_keys.storage import LEDGER_LABEL
+from stagebox_mixer import streams
+from stagebox_mixer.ingest.ledger import Ledger, RackLedger
+from stagebox_rack.state import RackIdentity
+from support.cluster import Cluster, RunningMixer, running_mixer
+from support.rackside import Journal, connected, rack_options, store, until
+
+RACK = "stage-left"
+
+
+@pytest.fixture
+async def mixer(cluster: Cluster, tmp_path: Path) -> AsyncIterator[RunningMixer]:
+    async with running_mixer(cluster, tmp_path / "data") as running:
+        yield running
+
+
+@pytest.fixture
+async def rack(mixer: RunningMixer, tmp_path: Path) -> RackIdentity:
+    return await mixer.enroll(tmp_path / "rack", RACK)
+
+
+@pytest.fixture
+def journal(rack: RackIdentity) -> Journal:
+    return Journal(RACK, rack.key)
+
+
+async def committed(mixer: RunningMixer, *, batches: int = 0, rejected: int = 0) -> None:
+    """Wait until the ingest has dealt with so much since the mixer's start."""
+
+    async def reached() -> bool:
+        health = mixer.mixer.health()
+        return (health["wal_batches_committed"], health["wal_batches_rejected"]) == (batches, rejected)
+
+    await until(reached)
+
+
+def ledger(mixer: RunningMixer) -> Ledger:
+    key = mixer.cluster.keys.storage_key(LEDGER_LABEL)
+    return Ledger(mixer.settings.data / "ledger.sqlite", key)
+
+
+async def rows(mixer: RunningMixer, rack: str = RACK) -> list[RackLedger]:
+    reader = ledger(mixer)
+    try:
+        await reader.open()
+        return await reader.of_rack(rack)
+    finally:
+        await reader.close()
+
+
+async def contents(mixer: RunningMixer, journal: Journal) -> list[bytes]:
+    """Return the records' data in the ledger, in order."""
+    reader = ledger(mixer)
+    try:
+        await reader.open()
+        payloads = await reader.payloads(journal.rack, journal.journal)
+    finally:
+        await reader.close()
+    return [record.data for payload in payloads for record in WalBatch.decode(payload).records]
+
+
+async def test_batches_are_committed_in_order_with_their_chain(
+    mixer: RunningMixer, rack: RackIdentity, journal: Journal
+) -> None:
+    async with connected(rack_options(rack)) as bus:
+        for number in range(20):
+            await store(bus, RACK, journal.signed(b"a%d" % number, b"b%d" % number))
+    await committed(mixer, batches=20)
+    (row,) = await rows(mixer)
+    assert (row.last, row.records, row.batches, row.rejected) == (40, 40, 20, 0)
+    assert row.head == journal.previous
+    assert (await contents(mixer, journal))[-2:] == [b"a19", b"b19"]
+
+
+async def test_a_batch_delivered_twice_is_committed_once(
+    mixer: RunningMixer, rack: RackIdentity, journal: Journal
+) -> None:
+    first, second = journal.signed(b"one"), journal.signed(b"two")
+    async with connected(rack_options(rack)) as bus:
+        for data in (first, first, second, first, second, journal.signed(b"three")):
+            await store(bus, RACK, data)
+    await committed(mixer, batches=3)
+    assert await contents(mixer, journal) == [b"one", b"two", b"three"]
+
+
+async def test_a_batch_signed_by_another_key_is_rejected_and_audited(
+    mixer: RunningMixer, rack: RackIdentity, journal: Journal
+) -> None:
+    forged = replace(journal, key=SigningKey.generate())
+    async with connected(rack_options(rack)) as bus:
+        await store(bus, RACK, forged.signed(b"forged"))
+        await store(bus, RACK, journal.signed(b"genuine"))
+    await committed(mixer, batches=1, rejected=1)
+    assert await contents(mixer, journal) == [b"genuine"]
+    row = await mixer.wait_audit(action="wal_batch", reason="signature")
+    assert (row["actor"], row["result"]) == (f"rack:{RACK}", "refused")
+
+
+async def test_a_flipped_bit_and_plain_garbage_are_rejected(
+    mixer: RunningMixer, rack: RackIdentity, journal: Journal
+) -> None:
+    good = journal.signed(b"good")
+    flipped = bytearray(good)
+    flipped[len(flipped) // 2] ^= 1
+    async with connected(rack_options(rack)) as bus:
+        for data in (bytes(flipped), b"", b"garbage", good[:-1], good):
+            await store(bus, RACK, data)
+    await committed(mixer, batches=1, rejected=4)
+    await mixer.wait_audit(action="wal_batch", reason="malformed")
+    assert await contents(mixer, journal) == [b"good"]
+
+
+async def test_a_batch_in_another_racks_name_is_rejected(
+    mixer: RunningMixer, rack: RackIdentity, journal: Journal
+) -> None:
+    async with connected(rack_options(rack)) as bus:
+        await store(bus, RACK, replace(journal, rack="stage-right").signed(b"not mine"))
+    await committed(mixer, rejected=1)
+    await mixer.wait_audit(action="wal_batch", reason="other_rack", subject=RACK)
+    assert await rows(mixer, "stage-right") == []
+
+
+async def test_a_hole_is_rejected_and_what_fills_it_accepted(
+    mixer: RunningMixer, rack: RackIdentity, journal: Journal
+) -> None:
+    first, second, third = (journal.signed(b"%d" % number) for number in range(3))
+    async with connected(rack_options(rack)) as bus:
+        await store(bus, RACK, first)
+        await store(bus, RACK, third)
+        await committed(mixer, batches=1, rejected=1)
+        await mixer.wait_audit(action="wal_batch", reason="hole")
+        await store(bus, RACK, second)
+        await store(bus, RACK, third)
+    await committed(mixer, batches=3, rejected=1)
+    assert await contents(mixer, journal) == [b"0", b"1", b"2"]
+
+
+async def test_a_fork_is_rejected_in_either_form(
+    mixer: RunningMixer, rack: RackIdentity, journal: Journal
+) -> None:
+    async with connected(rack_options(rack)) as bus:
+        start = replace(journal)
+        await store(bus, RACK, journal.signed(b"one"))
+        await store(bus, RACK, start.signed(b"another one"))  # the same number, other content
+        await store(bus, RACK, start.signed(b"another two"))  # the next number, another past
+    await committed(mixer, batches=1, rejected=2)
+    assert [row["reason"] for row in await mixer.audit_rows(action="wal_batch")] == ["fork"]
+    assert await contents(mixer, journal) == [b"one"]
+
+
+async def test_a_new_journal_of_the_same_rack_starts_anew(
+    mixer: RunningMixer, rack: RackIdentity, journal: Journal
+) -> None:
+    replaced = Journal(RACK, rack.key)
+    async with connected(rack_options(rack)) as bus:
+        await store(bus, RACK, journal.signed(b"old disk"))
+        await store(bus, RACK, replaced.signed(b"new disk"))
+    await committed(mixer, batches=2)
+    assert sorted(row.journal for row in await rows(mixer)) == sorted([journal.journal, replaced.journal])
+
+
+async def test_checkpoints_prove_records_and_a_false_one_loses_no_record(
+    mixer: RunningMixer, rack: RackIdentity, journal: Journal
+) -> None:
+    subject = subjects.event(RACK)
+    records = [WalRecord("event", 1, subject, b"r%d" % number) for number in range(3)]
+
+    def checkpoint(key: SigningKey) -> WalRecord:
+        digests = tuple(record_digest(subject, record.data) for record in records)
+        streams_ = {subject: StreamDigests(1, digests)}
+        made = Checkpoint(RACK, bytes(16), 1, FIRST_PREVIOUS, 1, 2, streams_, ())
+        return WalRecord("checkpoint", 2, subjects.checkpoint(RACK), made.sign(key))
+
+    async with connected(rack_options(rack)) as bus:
+        await store(bus, RACK, journal.of(*records).sign(rack.key))
+        await store(bus, RACK, journal.of(checkpoint(SigningKey.generate())).sign(rack.key))
+        await store(bus, RACK, journal.of(checkpoint(rack.key)).sign(rack.key))
+    await committed(mixer, batches=3)
+    (row,) = await rows(mixer)
+    assert (row.records, row.checkpoints, row.proved) == (5, 1, 3)
+    await mixer.wait_audit(action="wal_checkpoint", reason="checkpoint")
+
+
+# Crashes and restarts
+
+
+async def test_a_restart_continues_where_it_stopped(cluster: Cluster, tmp_path: Path) -> None:
+    async with running_mixer(cluster, tmp_path / "data") as mixer:
+        rack = await mixer.enroll(tmp_path / "rack", RACK)
+        journal = Journal(RACK, rack.key)
+        async with connected(rack_options(rack)) as bus:
+            await store(bus, RACK, journal.signed(b"before"))
+        await committed(mixer, batches=1)
+        # Stored while nobody ingests: what a mixer finds that was killed before it could commit.
+        assert mixer.mixer._ingest is not None
+        await mixer.mixer._ingest.stop()
+        for number in range(3):
+            await store(mixer.bus, RACK, journal.signed(b"while down %d" % number))
+    async with running_mixer(cluster, tmp_path / "data") as mixer:
+        await store(mixer.bus, RACK, journal.signed(b"after"))
+        await committed(mixer, batches=4)
+        assert await contents(mixer, journal) == [
+            b"before", b"while down 0", b"while down 1", b"while down 2", b"after",
+        ]  # fmt: skip
+
+
+class Trouble:
+    """Makes the ledger's commits fail, before or after they are durable, so many times."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, times: int, *, durable: bool) -> None:
+        self.left = times
+        self.happened = asyncio.Event()
+        original = Ledger._commit
+
+        def commit(target: Ledger, *arguments: object) -> None:
+            if self.left == 0:
+                original(target, *arguments)  # type: ignore[arg-type]
+                return
+            self.left -= 1
+            if durable:
+                original(target, *arguments)  # type: ignore[arg-type]
+            raise sqlite3.OperationalError("database or disk is full")
+
+        monkeypatch.setattr(Ledger, "_commit", commit)
+
+
+@pytest.mark.parametrize("durable", [False, True], ids=["before it is durable", "after it is durable"])
+async def test_a_commit_that_breaks_off_loses_nothing_and_repeats_nothing(
+    mixer: RunningMixer,
+    rack: RackIdentity,
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
+    durable: bool,
+) -> None:
+    trouble = Trouble(monkeypatch, 2, durable=durable)
+    async with connected(rack_options(rack)) as bus:
+        for number in range(6):
+            # Later batches arrive while the earlier ones are still unconfirmed: none may overtake.
+            await store(bus, RACK, journal.signed(b"%d" % number))
+    expected = [b"%d" % number for number in range(6)]
+
+    async def complete() -> bool:
+        return trouble.left == 0 and await contents(mixer, journal) == expected
+
+    await until(complete)
+    (row,) = await rows(mixer)
+    assert (row.records, row.batches, row.rejected) == (6, 6, 0)
+    assert not await mixer.audit_rows(action="wal_batch")
+
+
+async def test_a_registry_that_does_not_answer_rejects_nothing(
+    mixer: RunningMixer, rack: RackIdentity, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert mixer.mixer._ingest is not None
+    registry = mixer.mixer._ingest._registry
+    original, asked = registry.rack, 0
+
+    async def rack_entry(name: str) -> object:
+        nonlocal asked
+        asked += 1
+        if asked == 2:  # in the middle of a fetch, after the first batch was prepared
+            raise TimeoutError
+        return await original(name)
+
+    async with connected(rack_options(rack)) as bus:
+        await mixer.mixer._ingest.stop()
+        for number in range(3):
+            await store(bus, RACK, journal.signed(b"%d" % number))
+    monkeypatch.setattr(registry, "rack", rack_entry)
+    mixer.mixer._ingest._stop.clear()
+    await mixer.mixer._ingest.start()
+    await committed(mixer, batches=3)
+    assert asked > 3
+    assert await contents(mixer, journal) == [b"0", b"1", b"2"]
+
+
+async def test_a_stream_made_anew_is_read_from_its_start(
+    mixer: RunningMixer, rack: RackIdentity, journal: Journal
+) -> None:
+    async with connected(rack_options(rack)) as bus:
+        first, second = journal.signed(b"first"), journal.signed(b"second")
+        for data in (first, second):
+            await store(bus, RACK, data)
+        await committed(mixer, batches=2)
+        await mixer.bus.js.delete_stream(streams.WAL_STREAM)
+        await streams.ensure(mixer.bus.js)
+        await store(bus, RACK, second)  # the rack sends again what it no longer finds there
+        await store(bus, RACK, journal.signed(b"third"))
+    await committed(mixer, batches=3)
+    assert await contents(mixer, journal) == [b"first", b"second", b"third"]
+
+
+async def test_trimming_keeps_each_racks_last_batch_and_all_that_is_not_committed(
+    mixer: RunningMixer, rack: RackIdentity, journal: Journal, tmp_path: Path
+) -> None:
+    other = await mixer.enroll(tmp_path / "other", "stage-right")
+    second = Journal("stage-right", other.key)
+    assert mixer.mixer._ingest is not None
+    async with connected(rack_options(rack)) as left, connected(rack_options(other)) as right:
+        last_right = [await store(right, "stage-right", second.signed(b"x")) for _ in range(3)][-1]
+        last_left = [await store(left, RACK, journal.signed(b"x")) for _ in range(3)][-1]
+        await committed(mixer, batches=6)
+        await mixer.mixer._ingest.stop()
+        waiting = await store(left, RACK, journal.signed(b"not committed yet"))
+        await mixer.mixer._ingest.trim(mixer.bus.js)
+        info = await mixer.bus.js.stream_info(streams.WAL_STREAM)
+        assert info.state.messages == 3
+        for sequence in (last_right, last_left, waiting):
+            assert (await mixer.bus.js.get_msg(streams.WAL_STREAM, seq=sequence)).data
+
+
+# The ledger's file
+
+
+async def test_the_ledger_file_holds_no_plaintext_of_a_batch(
+    mixer: RunningMixer, rack: RackIdentity, journal: Journal
+) -> None:
+    marker = b"PLAINTEXT-MARKER-0123456789"
+    async with connected(rack_options(rack)) as bus:
+        await store(bus, RACK, journal.signed(marker))
+    await committed(mixer, batches=1)
+    assert await contents(mixer, journal) == [marker]
+    files = list(mixer.settings.data.glob("ledger.sqlite*"))
+    assert len(files) > 1
+    assert all(marker not in file.read_bytes() for file in files)
+    stored = [path for path in (mixer.settings.data / "jetstream").rglob("*") if path.is_file()]
+    assert any(path.suffix == ".blk" for path in stored)
+    assert all(marker not in path.read_bytes() for path in stored)
+
+
+async def test_a_ledger_of_another_key_stops_the_mixer_with_a_clear_error(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    foreign = Ledger(tmp_path / "data" / "ledger.sqlite", bytes(32))
+    await foreign.open()
+    await foreign.close()
+    with pytest.raises(StorageError, match="written with another storage key"):
+        async with running_mixer(cluster, tmp_path / "data"):
+            pass
+
+
+async def test_a_damaged_ledger_stops_the_mixer_and_is_not_replaced(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / "ledger.sqlite"
+    path.write_bytes(b"this is no database" * 1000)
+    with pytest.raises(StorageError, match="not a database"):
+        async with running_mixer(cluster, tmp_path / "data"):
+            pass
+    assert path.read_bytes() == b"this is no database" * 1000
+
+
+async def test_an_altered_row_is_found_when_it_is_read(
+    mixer: RunningMixer, rack: RackIdentity, journal: Journal
+) -> None:
+    async with connected(rack_options(rack)) as bus:
+        await store(bus, RACK, journal.signed(b"evidence"))
+    await committed(mixer, batches=1)
+    with sqlite3.connect(mixer.settings.data / "ledger.sqlite") as db:
+        (sealed,) = db.execute("SELECT sealed FROM batches").fetchone()
+        db.execute("UPDATE batches SET sealed = ?", (sealed[:-1] + bytes([sealed[-1] ^ 1]),))
+    db.close()
+    with pytest.raises(StorageError, match="does not open"):
+        await contents(mixer, journal)
