@@ -64,6 +64,7 @@ class Mixer:
         self._api_context: ssl.SSLContext | None = None
         self.https_port = settings.https_port
         self.nats: NatsServer | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._audit: Audit | None = None
         self._callout: Callout | None = None
         self._ingest: Ingest | None = None
@@ -211,10 +212,16 @@ class Mixer:
         await server.start()
         self._exit.push_async_callback(server.stop)
 
+    def healthy(self) -> bool:
+        """Whether everything that must go on for ever still does; the watchdog is fed only then."""
+        running = all(not task.done() for task in self._tasks)
+        nats = self.nats is not None and self.nats.supervised
+        return running and nats and self._ingest is not None and self._ingest.running
+
     def health(self) -> dict[str, Any]:
         """Return what ``/healthz`` shows: no secrets, no names."""
         return {
-            "status": "ok",
+            "status": "ok" if self.healthy() else "failing",
             "nats_restarts": self.nats.restarts if self.nats is not None else 0,
             "admitted": self._callout.admitted if self._callout is not None else 0,
             "refused": self._callout.refused if self._callout is not None else 0,
@@ -257,6 +264,7 @@ class Mixer:
     def _background(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
         task.add_done_callback(_report_failure)
+        self._tasks.append(task)
 
         async def end() -> None:
             task.cancel()
@@ -294,7 +302,7 @@ async def run(settings: MixerSettings, keys: MixerKeys, on_ready: Callable[[Mixe
         )
         on_ready(mixer)
         notifier.notify("READY=1")
-        watchdog = asyncio.create_task(notifier.watch(lambda: True), name="watchdog")
+        watchdog = asyncio.create_task(notifier.watch(mixer.healthy), name="watchdog")
         await stopping.wait()
         notifier.notify("STOPPING=1")
         log.info("mixer_stopping")

@@ -214,3 +214,15 @@ async def test_while_nats_is_away_the_api_says_so_and_no_token_is_made(mixer: Ru
         finally:
             os.kill(pid, signal.SIGCONT)
     assert (answer.status_code, problem(answer)["error"]) == (503, "unavailable")
+
+
+async def test_a_mixer_whose_ingest_ended_says_so_and_is_not_healthy(mixer: RunningMixer) -> None:
+    async with mixer.api(None) as api:
+        assert (await api.get("/healthz")).status_code == 200
+        assert mixer.mixer.healthy()
+        assert mixer.mixer._ingest is not None
+        await mixer.mixer._ingest.stop()
+        answer = await api.get("/healthz")
+    assert answer.status_code == 503
+    assert answer.json()["status"] == "failing"
+    assert not mixer.mixer.healthy()

@@ -90,8 +90,10 @@ def make_app(services: Services) -> FastAPI:
 
 def _public_routes(app: FastAPI, services: Services) -> None:
     @app.get("/healthz")
-    async def healthz() -> dict[str, Any]:
-        return services.health()
+    async def healthz(response: Response) -> dict[str, Any]:
+        report = services.health()
+        response.status_code = 200 if report["status"] == "ok" else 503
+        return report
 
     @app.get("/api/v1/trust")
     async def trust() -> dict[str, Any]:
@@ -182,6 +184,7 @@ def _wal(row: RackLedger) -> dict[str, Any]:
         "checkpoints": row.checkpoints,
         "proved": row.proved,
         "rejected": row.rejected,
+        "missing": row.missing,
     }
 
 

@@ -28,6 +28,7 @@ from stagebox_mixer.ingest.verification import (
     BatchRejected,
     ChainHead,
     CheckpointAudit,
+    Continuation,
     VerifiedBatch,
     continues,
     open_batch,
@@ -53,6 +54,7 @@ class _Work:
     commits: list[Commit] = field(default_factory=list)
     rejected: list[tuple[str, bytes]] = field(default_factory=list)
     refusals: list[Row] = field(default_factory=list)
+    gaps: list[Row] = field(default_factory=list)
 
 
 class Ingest:
@@ -69,6 +71,11 @@ class Ingest:
         self._stop = asyncio.Event()
         self.committed_batches = 0
         self.rejected_batches = 0
+
+    @property
+    def running(self) -> bool:
+        """Whether batches are read, or will be once the bus is back."""
+        return self._task is not None and not self._task.done()
 
     async def start(self) -> None:
         """Begin to read."""
@@ -127,6 +134,8 @@ class Ingest:
         work = _Work()
         for message in messages:
             await self._verify(message, work)
+        for row in work.gaps:
+            await self._audit.record(row)
         await self._ledger.commit(work.commits, position=position, rejected=work.rejected)
         self.committed_batches += len(work.commits)
         self.rejected_batches += len(work.rejected)
@@ -144,16 +153,21 @@ class Ingest:
             key = (rack, journal)
             if key not in self._heads:
                 self._heads[key] = await self._ledger.head(rack, journal)
-            if not continues(self._heads[key], verified):
-                return
+            head = self._heads[key]
+            continuation = continues(head, verified)
         except BatchRejected as error:
             log.error("wal_batch_rejected", rack=rack, code=error.code, reason=error.message)
             work.rejected.append((rack, journal))
             work.refusals.append(_refusal("wal_batch", rack, error))
             return
+        if continuation is Continuation.COMMITTED:
+            return
+        if continuation is Continuation.AFTER_GAP:
+            log.error("wal_gap", rack=rack, first=head.last + 1, last=verified.batch.first - 1)
+            work.gaps.append(_gap(rack, head, verified))
         self._heads[key] = verified.head
         stream_seq = int(message.metadata.sequence.stream)
-        work.commits.append(self._prepare(verified, entry.rack_public, stream_seq, work))
+        work.commits.append(self._prepare(verified, head, entry.rack_public, stream_seq, work))
 
     async def _entry(self, subject: str) -> RackEntry | None:
         try:
@@ -162,7 +176,9 @@ class Ingest:
             return None  # nobody could be registered under such a name
         return await self._registry.rack(rack)
 
-    def _prepare(self, verified: VerifiedBatch, rack_public: bytes, stream_seq: int, work: _Work) -> Commit:
+    def _prepare(
+        self, verified: VerifiedBatch, head: ChainHead, rack_public: bytes, stream_seq: int, work: _Work
+    ) -> Commit:
         batch = verified.batch
         key = (batch.rack, batch.journal)
         check = self._checks.get(key)
@@ -186,6 +202,7 @@ class Ingest:
             stream_seq=stream_seq,
             checkpoints=check.checkpoints - before[0],
             proved=check.proved - before[1],
+            missing=batch.first - head.last - 1,
         )
 
     async def _or_stop(self, work: Coroutine[Any, Any, _T]) -> _T:
@@ -214,6 +231,15 @@ class Ingest:
 
 def _refusal(action: str, rack: str, error: BatchRejected) -> Row:
     return Row(f"rack:{rack}", action, rack, "refused", error.code, {"message": error.message})
+
+
+def _gap(rack: str, head: ChainHead, verified: VerifiedBatch) -> Row:
+    detail: dict[str, str | int] = {
+        "journal": verified.batch.journal.hex(),
+        "first": head.last + 1,
+        "last": verified.batch.first - 1,
+    }
+    return Row(f"rack:{rack}", "wal_gap", rack, "ok", "missing", detail)
 
 
 async def _fetch(subscription: JetStreamContext.PullSubscription) -> list[Msg]:

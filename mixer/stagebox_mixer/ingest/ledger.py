@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) S
 CREATE TABLE IF NOT EXISTS journals (
   rack TEXT NOT NULL, journal BLOB NOT NULL, last INTEGER NOT NULL, head BLOB NOT NULL,
   records INTEGER NOT NULL, batches INTEGER NOT NULL, checkpoints INTEGER NOT NULL, proved INTEGER NOT NULL,
-  rejected INTEGER NOT NULL, stream_seq INTEGER NOT NULL, PRIMARY KEY (rack, journal)
+  rejected INTEGER NOT NULL, missing INTEGER NOT NULL, stream_seq INTEGER NOT NULL, PRIMARY KEY (rack, journal)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS batches (
   rack TEXT NOT NULL, journal BLOB NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
@@ -46,7 +46,7 @@ CREATE TABLE IF NOT EXISTS batches (
 
 @dataclass(frozen=True)
 class Commit:
-    """One verified batch to commit; the counters are this batch's own."""
+    """One verified batch to commit; the counters are this batch's own, ``missing`` the records lost before it."""
 
     rack: str
     journal: bytes
@@ -56,6 +56,7 @@ class Commit:
     stream_seq: int
     checkpoints: int
     proved: int
+    missing: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class RackLedger:
     checkpoints: int
     proved: int
     rejected: int
+    missing: int
     stream_seq: int
 
 
@@ -199,7 +201,7 @@ class Ledger:
 
     def _journals(self, where: str, values: tuple[object, ...]) -> list[RackLedger]:
         query = (
-            "SELECT rack, journal, last, head, records, batches, checkpoints, proved, rejected, stream_seq "  # noqa: S608
+            "SELECT rack, journal, last, head, records, batches, checkpoints, proved, rejected, missing, stream_seq "  # noqa: S608
             f"FROM journals {where} ORDER BY rack, journal"
         )
         return [RackLedger(*row) for row in self._require().execute(query, values)]
@@ -252,18 +254,18 @@ class Ledger:
         )  # fmt: skip
         records = commit.head.last - commit.first + 1
         db.execute(
-            "INSERT INTO journals VALUES (?, ?, ?, ?, ?, 1, ?, ?, 0, ?) ON CONFLICT DO UPDATE SET "
+            "INSERT INTO journals VALUES (?, ?, ?, ?, ?, 1, ?, ?, 0, ?, ?) ON CONFLICT DO UPDATE SET "
             "last = excluded.last, head = excluded.head, records = records + excluded.records, "
             "batches = batches + 1, checkpoints = checkpoints + excluded.checkpoints, "
-            "proved = proved + excluded.proved, stream_seq = excluded.stream_seq",
+            "proved = proved + excluded.proved, missing = missing + excluded.missing, stream_seq = excluded.stream_seq",
             (commit.rack, commit.journal, commit.head.last, commit.head.digest, records, commit.checkpoints,
-             commit.proved, commit.stream_seq),
+             commit.proved, commit.missing, commit.stream_seq),
         )  # fmt: skip
 
     def _count_rejected(self, db: sqlite3.Connection, rack: str, journal: bytes) -> None:
         empty = ChainHead()
         db.execute(
-            "INSERT INTO journals VALUES (?, ?, ?, ?, 0, 0, 0, 0, 1, 0) "
+            "INSERT INTO journals VALUES (?, ?, ?, ?, 0, 0, 0, 0, 1, 0, 0) "
             "ON CONFLICT DO UPDATE SET rejected = rejected + 1",
             (rack, journal, empty.last, empty.digest),
         )

@@ -1,11 +1,14 @@
 """What a journal batch must prove before it is committed. Pure.
 
-A batch is signed by its rack's registered identity key, names its journal, continues that journal's chain without
-a hole, and its checkpoints list exactly the digests of the records journalled with them.
+A batch is signed by its rack's registered identity key, names its journal and continues that journal's chain. A rack
+that lost records (an evicted or damaged file) goes on after a gap in its own signed numbering: what comes behind is
+taken and the gap is counted and audited, never papered over. Checkpoints must list the digests of the records
+journalled with them.
 """
 
 from __future__ import annotations
 
+import enum
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
@@ -65,24 +68,35 @@ def open_batch(data: bytes, *, rack: str, rack_public: bytes) -> VerifiedBatch:
     return VerifiedBatch(batch, payload)
 
 
-def continues(head: ChainHead, verified: VerifiedBatch) -> bool:
-    """Tell whether the batch is new (True) or one already committed (False).
+class Continuation(enum.Enum):
+    """How a batch relates to what is committed of its journal."""
+
+    COMMITTED = enum.auto()
+    NEXT = enum.auto()
+    AFTER_GAP = enum.auto()
+
+
+def continues(head: ChainHead, verified: VerifiedBatch) -> Continuation:
+    """Tell whether the batch is committed already, the next one, or the next one after missing records.
 
     Raises:
-        BatchRejected: it leaves a hole, overlaps, or continues another history.
+        BatchRejected: it overlaps, or continues another history.
     """
     batch = verified.batch
     if batch.last <= head.last:
         if batch.last == head.last and verified.head.digest != head.digest:
             raise BatchRejected("fork", f"records up to {batch.last} differ from what is committed")
-        return False
-    if batch.first != head.last + 1:
+        return Continuation.COMMITTED
+    if batch.first <= head.last:
         raise BatchRejected(
-            "hole", f"the batch starts at {batch.first}, the committed journal ends at {head.last}"
+            "overlap", f"the batch starts at {batch.first}, the committed journal ends at {head.last}"
         )
+    if batch.first > head.last + 1:
+        # What the batch names as the one before it is not here to compare with; the signature stands.
+        return Continuation.AFTER_GAP
     if batch.previous != head.digest:
         raise BatchRejected("fork", f"the batch from {batch.first} does not continue the committed chain")
-    return True
+    return Continuation.NEXT
 
 
 @dataclass

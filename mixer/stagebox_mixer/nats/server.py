@@ -121,6 +121,11 @@ class NatsServer:
         """Process id of the running child."""
         return self._process.pid if self._process is not None else None
 
+    @property
+    def supervised(self) -> bool:
+        """Whether the child is watched: it runs, or will be started again."""
+        return self._supervisor is not None and not self._supervisor.done()
+
     async def start(self) -> None:
         """Start the server and return when it accepts connections.
 

@@ -10,9 +10,9 @@ from nacl.signing import SigningKey
 
 from stagebox.bus import BusOptions, nkey
 from stagebox.bus.client import check_pattern
-from stagebox.loopback import is_loopback
 from stagebox.bus.stats import OTHER_KIND, DropCounter, kind_of
 from stagebox.errors import ConfigError, InputError, KeyFileError
+from stagebox.loopback import is_loopback
 
 CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
