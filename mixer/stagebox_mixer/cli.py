@@ -102,9 +102,15 @@ def run(
 
 def _passphrase(settings: MixerSettings, flag: Path | None, config: Path | None) -> bytes | None:
     from stagebox.config import load
+    from stagebox.errors import KeyFileError
     from stagebox_keys import layout, passphrase
     from stagebox_keys.settings import KeysSettings
 
+    if not settings.dir.is_dir():
+        raise KeyFileError(
+            f"there is no mixer directory {settings.dir}",
+            remedy="make one with `stagebox keys gen-cluster`, or name it with --dir",
+        )
     keys = load(KeysSettings, {"passphrase_file": flag}, config=config).settings
     value = keys.passphrase.get_secret_value() if keys.passphrase is not None else None
     return passphrase.to_open(

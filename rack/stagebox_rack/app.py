@@ -212,7 +212,7 @@ class Rack:
                 await publisher.journalled()
                 if self._bus.connected:
                     await self._bus.flush()
-                await self._wal.wait_acknowledged(self._wal.committed)
+                    await self._wal.wait_acknowledged(self._wal.committed)
 
     def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -248,6 +248,7 @@ async def run(settings: RackSettings, on_ready: Callable[[str], None]) -> None:
     # Fed from the first READY=1 on, also while there is nothing to do but wait for an identity.
     watchdog = asyncio.create_task(notifier.watch(lambda: all(r.healthy() for r in running)), name="watchdog")
     try:
+        parse_sources(settings.sources)  # a wrong setting is said now, not after somebody drove out to enroll
         paths = StatePaths(settings.state_dir)
         if settings.wait_for_enrollment and not state.has_passport(paths):
             state.prepare(paths)

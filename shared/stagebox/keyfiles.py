@@ -149,7 +149,9 @@ def _read_private(path: Path) -> bytes:
             raise KeyFileError(f"{path} is too large to be a key ({info.st_size} bytes)")
         return path.read_bytes()
     except FileNotFoundError:
-        raise KeyFileError(f"there is no key {path}") from None
+        raise KeyFileError(
+            f"there is no key {path}", remedy="restore it from your backup; it is never made anew silently"
+        ) from None
     except OSError as error:
         raise KeyFileError(
             f"cannot read the key {path}: {error.strerror}",
