@@ -21,12 +21,16 @@ DOMAIN_SEAL = b"stagebox.seal.v1\0"
 
 SIGNATURE_BYTES = 64
 
+# The deterministic encoding has one layout only, so it is written and recognised without a CBOR library.
+_HEAD = b"\xa2\x67Payload"
+_TAIL = b"\x69Signature\x58\x40"
+
 
 def seal(domain: bytes, payload: bytes, key: SigningKey) -> bytes:
     """Return the envelope of ``payload`` signed by ``key`` for the purpose ``domain``."""
     _check_domain(domain)
     signature = key.sign(domain + payload).signature
-    return cbor.encode({"Payload": payload, "Signature": signature})
+    return b"".join((_HEAD, _byte_string_head(len(payload)), payload, _TAIL, signature))
 
 
 def split(data: bytes, *, max_bytes: int = LIMITS.max_envelope_bytes) -> tuple[bytes, bytes]:
@@ -35,12 +39,40 @@ def split(data: bytes, *, max_bytes: int = LIMITS.max_envelope_bytes) -> tuple[b
     Raises:
         DecodeError: not a deterministically encoded envelope with exactly these two fields.
     """
+    if len(data) <= max_bytes:
+        found = _split_layout(data)
+        if found is not None:
+            return found
+    # Anything else is refused; the general decoder says what is wrong with it.
     fields = cbor.expect_map(cbor.decode_canonical(data, max_bytes=max_bytes), "envelope")
     payload = cbor.take_bytes(fields, "Payload", "envelope")
     signature = cbor.take_bytes(fields, "Signature", "envelope", length=SIGNATURE_BYTES)
     if fields:
         raise DecodeError(f"envelope has an unknown field {sorted(fields)[0]!r}")
     return payload, signature
+
+
+def _split_layout(data: bytes) -> tuple[bytes, bytes] | None:
+    """Return (payload, signature) if ``data`` is exactly the one deterministic layout, else None."""
+    end = len(data) - len(_TAIL) - SIGNATURE_BYTES
+    if not data.startswith(_HEAD) or data[end : end + len(_TAIL)] != _TAIL:
+        return None
+    for head_bytes in (1, 2, 3, 5):
+        start = len(_HEAD) + head_bytes
+        if start <= end and data[len(_HEAD) : start] == _byte_string_head(end - start):
+            return data[start:end], data[end + len(_TAIL) :]
+    return None
+
+
+def _byte_string_head(length: int) -> bytes:
+    """Return the shortest CBOR head of a byte string (RFC 8949 §3, major type 2)."""
+    if length < 24:
+        return bytes((0x40 | length,))
+    if length < 1 << 8:
+        return b"\x58" + length.to_bytes(1, "big")
+    if length < 1 << 16:
+        return b"\x59" + length.to_bytes(2, "big")
+    return b"\x5a" + length.to_bytes(4, "big")
 
 
 def open_envelope(

@@ -91,3 +91,22 @@ def test_size_is_bounded_before_anything_is_verified() -> None:
     assert envelope.open_envelope(envelope.DOMAIN_WAL, sealed, PUBLIC, max_bytes=len(sealed))
     with pytest.raises(DecodeError, match="larger"):
         envelope.open_envelope(envelope.DOMAIN_WAL, sealed, PUBLIC, max_bytes=len(sealed) - 1)
+
+
+@pytest.mark.parametrize("size", [0, 1, 23, 24, 255, 256, 65_535, 65_536, 70_000])
+def test_the_layout_written_directly_is_the_deterministic_encoding(size: int) -> None:
+    payload = bytes(size)
+    data = envelope.seal(envelope.DOMAIN_WAL, payload, KEY)
+    _, signature = envelope.split(data)
+    assert data == cbor.encode({"Payload": payload, "Signature": signature})
+    assert envelope.split(data) == (payload, signature)
+
+
+@pytest.mark.parametrize("size", [0, 23, 24, 255, 256])
+def test_a_longer_head_than_needed_is_refused(size: int) -> None:
+    data = envelope.seal(envelope.DOMAIN_WAL, bytes(size), KEY)
+    head = len(b"\xa2\x67Payload")
+    old = 1 if size < 24 else 2 if size < 256 else 3
+    stretched = data[:head] + b"\x5a" + size.to_bytes(4, "big") + data[head + old :]
+    with pytest.raises(DecodeError):
+        envelope.split(stretched)
