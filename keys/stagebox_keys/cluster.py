@@ -38,6 +38,10 @@ from stagebox_keys.nkey import Nkey, NkeyKind
 
 _PUBLIC_MODE = 0o644
 
+# What racks reach of the mixer's storage: JetStream answers to whatever reply subject a client names, so in one
+# account a rack could make it write to the registry. These answers stay in the racks' account.
+SNAKE_SERVICES = ("rack.*.wal", "$JS.API.DIRECT.GET.WAL.rack.*.wal")
+
 
 @dataclass(frozen=True)
 class NewCluster:
@@ -147,6 +151,7 @@ def _write_cluster(top: Path, name: str, passphrase: bytes | None, now: datetime
         nats.ids["sys"],
         nats.ids["auth"],
         nats.ids["stagebox"],
+        nats.ids["store"],
     )
 
     private: dict[Path, PrivateKey] = {
@@ -183,7 +188,7 @@ def _write_cluster(top: Path, name: str, passphrase: bytes | None, now: datetime
 
 def _make_nats(cluster: str, issued_s: int) -> _NatsTree:
     operator, callout = Nkey.generate(NkeyKind.OPERATOR), Nkey.generate(NkeyKind.USER)
-    names = ("sys", "auth", "stagebox")
+    names = ("sys", "auth", "stagebox", "store")
     ids = {name: Nkey.generate(NkeyKind.ACCOUNT).public for name in names}
     signing = {name: Nkey.generate(NkeyKind.ACCOUNT) for name in names}
     accounts = {
@@ -195,7 +200,15 @@ def _make_nats(cluster: str, issued_s: int) -> _NatsTree:
             auth_users=(callout.public,),
             allowed_accounts=(ids["stagebox"],),
         ),
-        "stagebox": Account("STAGEBOX", ids["stagebox"], (signing["stagebox"].public,), jetstream=True),
+        "stagebox": Account(
+            "STAGEBOX",
+            ids["stagebox"],
+            (signing["stagebox"].public,),
+            service_imports=tuple((subject, ids["store"]) for subject in SNAKE_SERVICES),
+        ),
+        "store": Account(
+            "STORE", ids["store"], (signing["store"].public,), jetstream=True, service_exports=SNAKE_SERVICES
+        ),
     }
     jwts = {
         layout.account_jwt(name): account_jwt(operator, account, issued_s=issued_s)

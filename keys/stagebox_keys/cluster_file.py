@@ -31,6 +31,7 @@ class ClusterInfo:
     system_account: str
     auth_account: str
     stagebox_account: str
+    store_account: str
 
     def encode(self) -> bytes:
         """Return the file's bytes."""
@@ -43,6 +44,7 @@ class ClusterInfo:
             f'system_account = "{self.system_account}"\n'
             f'auth_account = "{self.auth_account}"\n'
             f'stagebox_account = "{self.stagebox_account}"\n'
+            f'store_account = "{self.store_account}"\n'
         ).encode()
 
     @classmethod
@@ -79,7 +81,7 @@ class ClusterInfo:
             raise TypeError("[nats] must be a table and created a date-time")
         accounts = [
             _public(nats[key], NkeyKind.ACCOUNT)
-            for key in ("system_account", "auth_account", "stagebox_account")
+            for key in ("system_account", "auth_account", "stagebox_account", "store_account")
         ]
         return cls(
             check_name("cluster", _text(fields["name"])),

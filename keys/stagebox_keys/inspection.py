@@ -144,6 +144,7 @@ def _cluster(path: Path) -> Facts:
         "system_account": info.system_account,
         "auth_account": info.auth_account,
         "stagebox_account": info.stagebox_account,
+        "store_account": info.store_account,
     }
 
 

@@ -35,7 +35,7 @@ CLIENT_PROFILE = "profile.toml"
 
 
 def account_jwt(account: str) -> str:
-    """File name in ``mixer/nats/`` of the token of ``sys``, ``auth`` or ``stagebox``."""
+    """File name in ``mixer/nats/`` of the token of ``sys``, ``auth``, ``stagebox`` or ``store``."""
     return f"{account}.jwt"
 
 

@@ -38,13 +38,14 @@ class NatsAccount:
 
 @dataclass(frozen=True)
 class NatsKeys:
-    """The NATS operator's token, the three accounts and the callout service's own user key."""
+    """The NATS operator's token, the four accounts and the callout service's own user key."""
 
     operator_jwt: str
     operator: str
     system: NatsAccount
     auth: NatsAccount
     stagebox: NatsAccount
+    store: NatsAccount
     callout: Nkey
 
 
@@ -111,6 +112,7 @@ def _load_nats(directory: Path, cluster: ClusterInfo, passphrase: bytes | None, 
         system=account("sys", cluster.system_account),
         auth=account("auth", cluster.auth_account),
         stagebox=account("stagebox", cluster.stagebox_account),
+        store=account("store", cluster.store_account),
         callout=callout,
     )
 

@@ -70,7 +70,11 @@ NOTHING = Permissions(publish_deny=(">",), subscribe_deny=(">",))
 
 @dataclass(frozen=True)
 class Account:
-    """What an account JWT says. ``signing_keys`` and ``auth_users`` are public key texts."""
+    """What an account JWT says. ``signing_keys`` and ``auth_users`` are public key texts.
+
+    ``service_exports`` are subjects that other accounts may send requests to; ``service_imports`` are pairs of
+    such a subject and the account that answers there.
+    """
 
     name: str
     public: str
@@ -78,6 +82,8 @@ class Account:
     jetstream: bool = False
     auth_users: Sequence[str] = ()
     allowed_accounts: Sequence[str] = ()
+    service_exports: Sequence[str] = ()
+    service_imports: Sequence[tuple[str, str]] = ()
     extra_limits: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -156,6 +162,13 @@ def account_jwt(operator: Nkey, account: Account, *, issued_s: int) -> str:
         "signing_keys": sorted(account.signing_keys),
         "default_permissions": {"pub": {}, "sub": {}},
     }
+    if account.service_exports:
+        nats["exports"] = [{"name": s, "subject": s, "type": "service"} for s in account.service_exports]
+    if account.service_imports:
+        nats["imports"] = [
+            {"name": subject, "subject": subject, "account": exporter, "type": "service"}
+            for subject, exporter in account.service_imports
+        ]
     if account.auth_users:
         nats["authorization"] = {
             "auth_users": list(account.auth_users),

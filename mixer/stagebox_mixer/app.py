@@ -104,10 +104,11 @@ class Mixer:
         ledger = Ledger(self._settings.data / "ledger.sqlite", self._keys.storage_key(LEDGER_LABEL))
         self._exit.push_async_callback(ledger.close)
         await ledger.open()
-        await self._start_callout(registry, audit, now_s)
+        # Before racks are let in: where the stream ends now tells whether it is an older copy put back.
         self._ingest = Ingest(bus=bus, registry=registry, ledger=ledger, audit=audit)
         await self._ingest.start()
         self._exit.push_async_callback(self._ingest.stop)
+        await self._start_callout(registry, audit, now_s)
         await self._start_api(listener, registry, ledger, audit)
         self._background(self._certificate.keep_fresh(self._reload_certificate), "server-certificate")
         self._background(self._trim_wal(bus, self._ingest), "wal-trim")
@@ -125,7 +126,7 @@ class Mixer:
 
     async def _start_nats(self) -> NatsServer:
         keys, settings, files = self._keys.nats, self._settings, self._certificate.files
-        accounts = (keys.system, keys.auth, keys.stagebox)
+        accounts = (keys.system, keys.auth, keys.stagebox, keys.store)
         server = NatsServer(
             NatsServerConfig(
                 server_name=f"{self._keys.cluster.name}-{settings.name}",

@@ -21,8 +21,6 @@ class MixerLimits:
     # Admission
     admission_sessions: int = 65_536
     admission_concurrency: int = 64
-    admission_request_bytes: int = 256 << 10
-    callout_timeout_s: float = 5.0
 
     # Enrollment
     token_default_ttl_s: int = 15 * 60
@@ -43,6 +41,7 @@ class MixerLimits:
     ingest_retry_s: float = 0.5
     ingest_idle_consumer_s: float = 60.0
     ingest_digests_per_rack: int = 100_000
+    ingest_heads: int = 16_384  # journals whose chain head is kept in memory
 
     # Audit
     refusal_window_s: float = 10.0

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import random
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from stagebox.bus.options import BusOptions
 from stagebox.errors import BusError
 from stagebox.records.walbatch import WalBatch
 from stagebox_rack.wal.cursor import Phase
+from stagebox_rack.wal.jetstream import Outgoing
 from stagebox_rack.wal.shipper import Shipper
 from stagebox_rack.wal.wal import Wal
 from support.journal import QUICK, RACK, SUBJECT, Bench, eventually
@@ -320,17 +321,58 @@ async def test_a_fork_stops_shipping_with_an_alert_until_an_operator_settles_it(
         assert "wal_shipping_resumed" in restored.names()
 
 
-async def test_a_batch_signed_by_another_key_stops_shipping(tmp_path: Path, bus: BusClient) -> None:
+async def store_foreign(bus: BusClient) -> None:
+    foreign = WalBatch(RACK, 1, bytes(32), ())
+    data = envelope.seal(envelope.DOMAIN_WAL, foreign.encode(), SigningKey.generate())
+    await bus.request(WAL_SUBJECT, data)
+
+
+async def test_a_rack_enrolled_anew_with_another_key_ships_after_what_the_old_key_left(
+    tmp_path: Path, bus: BusClient
+) -> None:
+    await make_stream(bus)
+    await store_foreign(bus)
+    bench = Bench(tmp_path / "wal")
+    async with await bench.open(LIMITS) as wal, shipping(wal, bus, bench):
+        await append(wal, 3)
+        await until_acknowledged(wal)
+        last = await bus.request("$JS.API.DIRECT.GET.WAL", json.dumps({"last_by_subj": WAL_SUBJECT}).encode())
+        payload = envelope.open_envelope(envelope.DOMAIN_WAL, last.payload, bytes(bench.key.verify_key))
+        assert WalBatch.decode(payload).last == wal.committed
+    assert [event for event in bench.events if event.severity == "alert"] == []
+
+
+async def test_a_batch_signed_by_another_key_after_ours_stops_shipping(
+    tmp_path: Path, bus: BusClient
+) -> None:
     await make_stream(bus)
     bench = Bench(tmp_path / "wal")
-    foreign = WalBatch(RACK, 1, bytes(32), ())
-    await bus.request(
-        WAL_SUBJECT, envelope.seal(envelope.DOMAIN_WAL, foreign.encode(), SigningKey.generate())
-    )
     async with await bench.open(LIMITS) as wal, shipping(wal, bus, bench) as shipper:
+        await append(wal, 1)
+        await until_acknowledged(wal)
+        await store_foreign(bus)
         await append(wal, 1)
         await eventually(lambda: shipper.phase is Phase.HALTED)
         assert "not this rack's" in bench.event("wal_forked")["reason"]
+
+
+async def test_a_connection_replaced_under_a_publish_in_flight_repeats_nothing(
+    tmp_path: Path, bus: BusClient
+) -> None:
+    await make_stream(bus)
+    bench = Bench(tmp_path / "wal")
+    async with await bench.open(LIMITS) as wal, shipping(wal, bus, bench) as shipper:
+        publish = shipper._stream.publish
+
+        async def swapped(messages: Sequence[Outgoing], follows: int) -> int:
+            sequence = await publish(messages, follows)
+            shipper.connected()  # what a certificate swap does: a new connection, the old one never lost
+            return sequence
+
+        shipper._stream.publish = swapped  # type: ignore[method-assign]
+        await append(wal, 3)
+        await until_acknowledged(wal)
+    assert_exactly_once(await stream_batches(bus, bench.key), wal.committed)
 
 
 async def test_records_lost_on_the_rack_are_shipped_around_and_named(tmp_path: Path, bus: BusClient) -> None:

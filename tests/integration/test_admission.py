@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nacl.signing import SigningKey
+from nats.js.errors import NotFoundError
 
 from stagebox import subjects
 from stagebox.bus import BusMessage, Cause
@@ -22,10 +23,19 @@ from stagebox.identity import RackId, Role
 from stagebox.keyfiles import load_ed25519
 from stagebox.passport import PassportStatus
 from stagebox.tls import client_context
+from stagebox_mixer.streams import AUDIT_STREAM, RACKS_BUCKET, TOKENS_BUCKET, WAL_STREAM
 from stagebox_rack.state import RackIdentity
 from support.cluster import MACHINE, Cluster, RunningMixer, make_cluster, running_mixer
 from support.leaks import eventually
-from support.rackside import client_options, connected, load_any, rack_certificate, rack_options, refusal
+from support.rackside import (
+    client_options,
+    connected,
+    load_any,
+    rack_certificate,
+    rack_options,
+    refusal,
+    store,
+)
 
 RACK = "stage-left"
 
@@ -284,6 +294,34 @@ async def test_a_connections_own_name_cannot_forge_the_audit(mixer: RunningMixer
         row = await mixer.wait_audit(action="publish")
     assert (row["actor"], row["subject"]) == (f"rack:{RACK}", "rack.stage-right.event")
     assert not await mixer.audit_rows(actor="rack:victim")
+
+
+async def test_a_reply_subject_makes_jetstream_write_nothing_of_the_mixers(
+    mixer: RunningMixer, rack: RackIdentity, tmp_path: Path
+) -> None:
+    # nats-server checks no permission on a reply subject, and JetStream answers to it with its own rights.
+    other = await mixer.enroll(tmp_path / "other", "stage-right")
+    registry, tokens, audit = f"KV_{RACKS_BUCKET}", f"KV_{TOKENS_BUCKET}", AUDIT_STREAM
+    js = mixer.bus.js
+    before = {name: (await js.stream_info(name)).state for name in (registry, tokens)}
+    targets = (
+        f"$KV.{RACKS_BUCKET}.stage-right", f"$KV.{TOKENS_BUCKET}.forged", "mixer.audit.enroll",
+        f"$JS.API.STREAM.PURGE.{registry}", f"$JS.API.STREAM.DELETE.{audit}", "rack.stage-right.wal",
+    )  # fmt: skip
+    async with connected(rack_options(rack)) as bus:
+        await store(bus, RACK, b"{}")
+        for target in targets:
+            bus.publish(f"$JS.API.DIRECT.GET.WAL.rack.{RACK}.wal", b"", reply=target)
+            bus.publish(f"rack.{RACK}.wal", b"{}", reply=target)
+        await store(bus, RACK, b"the last")
+    for name, state in before.items():
+        after = (await js.stream_info(name)).state
+        assert (after.messages, after.last_seq) == (state.messages, state.last_seq)
+    assert not [row for row in await mixer.audit_rows() if "action" not in row]
+    with pytest.raises(NotFoundError):
+        await js.get_last_msg(WAL_STREAM, "rack.stage-right.wal")
+    async with connected(rack_options(other)):
+        pass
 
 
 # How long a connection lives

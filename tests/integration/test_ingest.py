@@ -18,8 +18,11 @@ from stagebox.records.digest import record_digest
 from stagebox.records.walbatch import WalBatch, WalRecord
 from stagebox_keys.storage import LEDGER_LABEL
 from stagebox_mixer import streams
+from stagebox_mixer.ingest import consumer
 from stagebox_mixer.ingest.ledger import Ledger, RackLedger
+from stagebox_mixer.limits import LIMITS
 from stagebox_rack.state import RackIdentity
+from stagebox_rack.wal.jetstream import Outgoing, WalStream
 from support.cluster import Cluster, RunningMixer, running_mixer
 from support.rackside import Journal, connected, rack_options, store, until
 
@@ -305,6 +308,69 @@ async def test_a_stream_made_anew_is_read_from_its_start(
         await store(bus, RACK, journal.signed(b"third"))
     await committed(mixer, batches=3)
     assert await contents(mixer, journal) == [b"first", b"second", b"third"]
+
+
+async def test_an_older_copy_of_the_stream_is_read_from_its_start(
+    mixer: RunningMixer, rack: RackIdentity, journal: Journal
+) -> None:
+    assert mixer.mixer._ingest is not None
+    async with connected(rack_options(rack)) as bus:
+        await store(bus, RACK, journal.signed(b"first"))
+        await committed(mixer, batches=1)
+        await mixer.mixer._ingest.stop()
+        with sqlite3.connect(mixer.settings.data / "ledger.sqlite") as db:
+            # As if the stream had been further when the ledger last read it.
+            db.execute("UPDATE meta SET value = 1000 WHERE key = 'stream_seq'")
+            db.execute("UPDATE journals SET stream_seq = 1000")
+        db.close()
+        await store(bus, RACK, journal.signed(b"second"))
+        mixer.mixer._ingest._stop.clear()
+        await mixer.mixer._ingest.start()
+        await committed(mixer, batches=2)
+        await mixer.mixer._ingest.trim(mixer.bus.js)
+        assert (await mixer.bus.js.get_last_msg(streams.WAL_STREAM, f"rack.{RACK}.wal")).seq == 2
+    assert await contents(mixer, journal) == [b"first", b"second"]
+
+
+async def test_a_stream_made_anew_is_not_trimmed_before_it_is_read(
+    mixer: RunningMixer, rack: RackIdentity, journal: Journal
+) -> None:
+    assert mixer.mixer._ingest is not None
+    async with connected(rack_options(rack)) as bus:
+        for number in range(3):
+            await store(bus, RACK, journal.signed(b"%d" % number))
+        await committed(mixer, batches=3)
+        await mixer.mixer._ingest.stop()
+        await mixer.bus.js.delete_stream(streams.WAL_STREAM)
+        await streams.ensure(mixer.bus.js)
+        await store(bus, RACK, journal.signed(b"not committed yet"))
+        await mixer.mixer._ingest.trim(mixer.bus.js)
+        assert (await mixer.bus.js.stream_info(streams.WAL_STREAM)).state.messages == 1
+
+
+async def test_a_backlog_in_one_atomic_batch_reaches_the_ledger(
+    mixer: RunningMixer, rack: RackIdentity, journal: Journal
+) -> None:
+    async with connected(rack_options(rack)) as bus:
+        stream = WalStream(bus, subjects.wal(RACK))
+        window = [Outgoing(f"id-{number}", journal.signed(b"%d" % number)) for number in range(64)]
+        assert await stream.publish(window, 0) == 64
+        assert stream.atomic
+    await committed(mixer, batches=64)
+
+
+async def test_a_rack_that_names_ever_new_journals_does_not_fill_the_memory(
+    mixer: RunningMixer, rack: RackIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = replace(LIMITS, ingest_heads=4)
+    monkeypatch.setattr(consumer, "LIMITS", limits)
+    async with connected(rack_options(rack)) as bus:
+        for _ in range(12):
+            await store(bus, RACK, Journal(RACK, rack.key).signed(b"x"))
+    await committed(mixer, batches=12)
+    assert mixer.mixer._ingest is not None
+    assert len(mixer.mixer._ingest._heads) <= limits.ingest_heads
+    assert len(mixer.mixer._ingest._checks) == 1
 
 
 async def test_trimming_keeps_each_racks_last_batch_and_all_that_is_not_committed(

@@ -47,7 +47,7 @@ def free_port() -> int:
 
 
 def server_config(keys: MixerKeys, port: int, store: Path) -> str:
-    accounts = (keys.nats.system, keys.nats.auth, keys.nats.stagebox)
+    accounts = (keys.nats.system, keys.nats.auth, keys.nats.stagebox, keys.nats.store)
     preload = "\n".join(f'  {account.id}: "{account.jwt}"' for account in accounts)
     sentinel = nats_jwt.sentinel_jwt(keys.nats.auth.signing, keys.nats.auth.id, issued_s=now_s())
     return f"""
@@ -93,7 +93,8 @@ class Cluster:
         return client
 
     async def account_user(self, account: str, permissions: Permissions = EVERYTHING) -> Client:
-        owner = {"sys": self.keys.nats.system, "stagebox": self.keys.nats.stagebox}[account]
+        keys = self.keys.nats
+        owner = {"sys": keys.system, "stagebox": keys.stagebox, "store": keys.store}[account]
         user = Nkey.generate(NkeyKind.USER)
         jwt = nats_jwt.user_jwt(
             owner.signing,
@@ -245,13 +246,20 @@ async def test_a_user_the_stagebox_account_did_not_sign_is_refused(cluster: Clus
     await expect_refusal(cluster.connect(token="t"))
 
 
-async def test_jetstream_works_in_the_stagebox_account(cluster: Cluster) -> None:
-    client = await cluster.account_user("stagebox")
-    stream = client.jetstream()
-    await stream.add_stream(name="wal", subjects=["rack.*.wal"])
-    ack = await stream.publish("rack.a.wal", b"batch")
-    assert ack.seq == 1
-    assert (await stream.get_last_msg("wal", "rack.a.wal")).data == b"batch"
+async def test_jetstream_is_in_the_store_account_alone_and_takes_batches_from_the_racks(
+    cluster: Cluster,
+) -> None:
+    owner, rack = await cluster.account_user("store"), await cluster.account_user("stagebox")
+    await owner.jetstream().add_stream(name="WAL", subjects=["rack.*.wal"], allow_direct=True)
+    ack = json.loads((await rack.request("rack.a.wal", b"batch", timeout=5)).data)
+    assert (ack["stream"], ack["seq"]) == ("WAL", 1)
+    assert (await rack.request("$JS.API.DIRECT.GET.WAL.rack.a.wal", b"", timeout=5)).data == b"batch"
+    with pytest.raises(nats.errors.Error):
+        await rack.jetstream().account_info()
+    for subject in ("$JS.API.STREAM.INFO.WAL", "$JS.API.DIRECT.GET.WAL", "$KV.x.y"):
+        with pytest.raises(nats.errors.Error):
+            reply = await rack.request(subject, b'{"seq":1}', timeout=1)
+            raise nats.errors.Error(reply.data) if b"not enabled" in reply.data else AssertionError(reply)
 
 
 async def test_a_system_user_lists_connections(cluster: Cluster) -> None:

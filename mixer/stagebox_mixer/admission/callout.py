@@ -14,7 +14,7 @@ import structlog
 
 from stagebox.bus import BusClient, BusMessage
 from stagebox.errors import StageboxError
-from stagebox.identity import ClientId
+from stagebox.identity import ClientId, RackId
 from stagebox_keys import nats_jwt
 from stagebox_keys.mixer_keys import NatsKeys
 from stagebox_mixer.admission import policy
@@ -91,7 +91,8 @@ class Callout:
             self._reply(message, request, now, error=refusal.code)
             return
         self.admitted += 1
-        self._remember(request.session, admitted.user)
+        if isinstance(admitted.identity, RackId):  # only racks bring a token that a reload does not repeat
+            self._remember(request.session, admitted.user)
         log.info(
             "admitted", user=admitted.user, host=request.host, client_id=request.session.client_id,
             tls=request.tls_version, cipher=request.cipher,

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import OrderedDict
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import structlog
 from nats.aio.msg import Msg
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamInfo
 from nats.js.client import JetStreamContext
 
 from stagebox.bus import BusClient
@@ -65,8 +66,9 @@ class Ingest:
         self._registry = registry
         self._ledger = ledger
         self._audit = audit
-        self._heads: dict[tuple[str, bytes], ChainHead] = {}
-        self._checks: dict[tuple[str, bytes], CheckpointAudit] = {}
+        # Bounded, because a rack may name as many journals as it likes: heads by number, checks to one a rack.
+        self._heads: OrderedDict[tuple[str, bytes], ChainHead] = OrderedDict()
+        self._checks: dict[str, tuple[bytes, CheckpointAudit]] = {}
         self._task: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self.committed_batches = 0
@@ -107,11 +109,9 @@ class Ingest:
         """Read from the ledger's position until interrupted."""
         await self._or_stop(self._bus.wait_connected())
         js = self._bus.js
-        created = (await js.stream_info(WAL_STREAM)).created
-        if created is None:
-            raise BusError(f"the server does not say when the stream {WAL_STREAM} was made")
-        stream_id = int(created.timestamp() * 1_000_000) * 1000
-        position = Position(stream_id, await self._ledger.position(stream_id))
+        info = await js.stream_info(WAL_STREAM)
+        stream_id = _stream_id(info)
+        position = Position(stream_id, await self._ledger.position(stream_id, info.state.last_seq))
         consumer = (await js.add_consumer(WAL_STREAM, _consumer_config(position.stream_seq))).name
         subscription = await js.pull_subscribe_bind(consumer=consumer, stream=WAL_STREAM)
         delivered = 0
@@ -139,6 +139,8 @@ class Ingest:
         await self._ledger.commit(work.commits, position=position, rejected=work.rejected)
         self.committed_batches += len(work.commits)
         self.rejected_batches += len(work.rejected)
+        while len(self._heads) > LIMITS.ingest_heads:  # only now: the ledger holds them again
+            self._heads.popitem(last=False)
         for row in work.refusals:
             self._audit.refused(row)
 
@@ -166,6 +168,7 @@ class Ingest:
             log.error("wal_gap", rack=rack, first=head.last + 1, last=verified.batch.first - 1)
             work.gaps.append(_gap(rack, head, verified))
         self._heads[key] = verified.head
+        self._heads.move_to_end(key)
         stream_seq = int(message.metadata.sequence.stream)
         work.commits.append(self._prepare(verified, head, entry.rack_public, stream_seq, work))
 
@@ -180,11 +183,10 @@ class Ingest:
         self, verified: VerifiedBatch, head: ChainHead, rack_public: bytes, stream_seq: int, work: _Work
     ) -> Commit:
         batch = verified.batch
-        key = (batch.rack, batch.journal)
-        check = self._checks.get(key)
-        if check is None or check.rack_public != rack_public:
+        journal, check = self._checks.get(batch.rack, (None, None))
+        if check is None or journal != batch.journal or check.rack_public != rack_public:
             check = CheckpointAudit(batch.rack, rack_public, LIMITS.ingest_digests_per_rack)
-            self._checks[key] = check
+            self._checks[batch.rack] = batch.journal, check
         before = (check.checkpoints, check.proved)
         for record in batch.records:
             try:
@@ -220,6 +222,10 @@ class Ingest:
 
     async def trim(self, js: JetStreamContext) -> None:
         """Drop from the stream what is committed, but never a rack's last batch: racks read it back."""
+        with explained(f"the stream {WAL_STREAM}"):
+            held = _stream_id(await js.stream_info(WAL_STREAM))
+        if held != await self._ledger.stream_id():
+            return  # made anew, and not yet read: the ledger's sequences mean nothing in it
         newest: dict[str, int] = {}
         for row in await self._ledger.all():
             newest[row.rack] = max(newest.get(row.rack, 0), row.stream_seq)
@@ -227,6 +233,12 @@ class Ingest:
             if stream_seq > 1:
                 with explained(f"the stream {WAL_STREAM}"):
                     await js.purge_stream(WAL_STREAM, seq=stream_seq, subject=f"rack.{rack}.wal")
+
+
+def _stream_id(info: StreamInfo) -> int:
+    if info.created is None:
+        raise BusError(f"the server does not say when the stream {WAL_STREAM} was made")
+    return int(info.created.timestamp() * 1_000_000) * 1000
 
 
 def _refusal(action: str, rack: str, error: BatchRejected) -> Row:

@@ -123,9 +123,18 @@ class Ledger:
         """Return what is committed of every journal."""
         return await self._run(lambda: self._journals("", ()))
 
-    async def position(self, stream_id: int) -> int:
-        """Return the sequence up to which the stream ``stream_id`` is dealt with; 0 if it is a new stream."""
-        return await self._run(lambda: self._position(stream_id))
+    async def position(self, stream_id: int, last_seq: int) -> int:
+        """Return the sequence up to which the stream ``stream_id`` is dealt with.
+
+        0 if it is a new stream, or an older copy put back: ``last_seq``, where it ends, is before our position.
+        """
+        return await self._run(lambda: self._position(stream_id, last_seq))
+
+    async def stream_id(self) -> int:
+        """Return which stream the positions in here belong to; 0 if none was read yet."""
+        query = "SELECT value FROM meta WHERE key = 'stream_id'"
+        rows = await self._run(lambda: self._require().execute(query).fetchall())
+        return int(rows[0][0]) if rows else 0
 
     async def commit(
         self,
@@ -206,10 +215,10 @@ class Ledger:
         )
         return [RackLedger(*row) for row in self._require().execute(query, values)]
 
-    def _position(self, stream_id: int) -> int:
+    def _position(self, stream_id: int, last_seq: int) -> int:
         with self._transaction() as db:
             meta = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('stream_id', 'stream_seq')"))
-            if meta.get("stream_id") == stream_id:
+            if meta.get("stream_id") == stream_id and meta["stream_seq"] <= last_seq:
                 return int(meta["stream_seq"])
             # Another stream counts anew; the chain heads recognise whatever of it is committed already.
             self._move(db, Position(stream_id, 0))

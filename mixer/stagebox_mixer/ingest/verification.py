@@ -112,7 +112,7 @@ class CheckpointAudit:
     checkpoints: int = 0
     proved: int = 0
     forgotten: int = 0
-    _open: OrderedDict[tuple[str, bytes], None] = field(default_factory=OrderedDict)
+    _open: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
 
     def observe(self, record: WalRecord) -> None:
         """Take one committed record.
@@ -123,7 +123,8 @@ class CheckpointAudit:
         if record.kind == Kind.CHECKPOINT:
             self._check(record)
             return
-        self._open[(record.subject, record_digest(record.subject, record.data))] = None
+        # The subject is in the digest; kept beside it, long ones would be memory without bound.
+        self._open[record_digest(record.subject, record.data)] = None
         if len(self._open) > self.max_digests:
             self._open.popitem(last=False)
             self.forgotten += 1
@@ -142,7 +143,7 @@ class CheckpointAudit:
         if checkpoint.rack != self.rack:
             raise BatchRejected("checkpoint", f"a checkpoint of rack {checkpoint.rack!r}")
         self.checkpoints += 1
-        for subject, stream in checkpoint.streams.items():
+        for stream in checkpoint.streams.values():
             for digest in stream.digests:
-                if self._open.pop((subject, digest), False) is None:
+                if self._open.pop(digest, False) is None:
                     self.proved += 1

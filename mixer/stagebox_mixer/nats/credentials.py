@@ -18,8 +18,8 @@ class BusUser:
 
 
 def mixer_user(keys: NatsKeys, *, now_s: int) -> BusUser:
-    """The mixer in account STAGEBOX: reads everything, owns the streams and buckets."""
-    return _user(keys.stagebox.signing, keys.stagebox.id, "mixer", now_s)
+    """The mixer in account STORE, where no rack or client is: owns the streams and buckets."""
+    return _user(keys.store.signing, keys.store.id, "mixer", now_s)
 
 
 def system_user(keys: NatsKeys, *, now_s: int) -> BusUser:

@@ -20,6 +20,7 @@ from nacl.signing import SigningKey
 from stagebox import envelope
 from stagebox.errors import BusError, DecodeError, StageboxError, VerificationError
 from stagebox.limits import LIMITS as SHARED_LIMITS
+from stagebox.records.walbatch import JOURNAL_BYTES
 from stagebox_rack.limits import LIMITS, RackLimits
 from stagebox_rack.wal.cursor import Cursor, Fork, Gap, Link, Local, Phase, Stored
 from stagebox_rack.wal.events import JournalEvent, OnEvent
@@ -175,6 +176,8 @@ class Shipper:
         follows = self._cursor.sent(window[0].first, window[-1].last)
         self.stats.publishes += 1
         sequence = await self._while_online(self._stream.publish(messages, follows))
+        if self._cursor.in_flight is None:
+            raise _OfflineError("the connection was replaced while a batch was in flight")
         self._wal.acknowledge(self._cursor.stored(sequence))
         self._failures = 0
         self.stats.shipped_batches += len(window)
@@ -215,9 +218,15 @@ class Shipper:
         return Outgoing(f"{self._wal.rack}:{batch.first}-{batch.digest[:8].hex()}", data)
 
     def _parse(self, message: StoredMessage) -> Stored:
-        payload = envelope.open_envelope(
-            envelope.DOMAIN_WAL, message.data, self._public, max_bytes=SHARED_LIMITS.max_envelope_bytes
-        )
+        try:
+            payload = envelope.open_envelope(
+                envelope.DOMAIN_WAL, message.data, self._public, max_bytes=SHARED_LIMITS.max_envelope_bytes
+            )
+        except (DecodeError, VerificationError):
+            if self._wal.acknowledged:
+                raise
+            # The rack was enrolled anew, with another key, and nothing of this journal was ever held there.
+            return Stored(message.sequence, bytes(JOURNAL_BYTES), 0, 0, bytes(32))
         batch, decoded = CommittedBatch.of(payload)
         if decoded.rack != self._wal.rack:
             raise VerificationError(f"it names rack {decoded.rack!r}")

@@ -343,12 +343,10 @@ class Wal:
                 await self._retain()
                 await self._save_cursor()
                 failing = False
-            except StageboxError as error:
+            except (StageboxError, OSError) as error:
                 pause = limits.wal_seal_retry
                 if not failing:
-                    self._deliver(
-                        JournalEvent("wal_maintenance_failed", "warning", {"reason": error.message})
-                    )
+                    self._deliver(JournalEvent("wal_maintenance_failed", "warning", {"reason": str(error)}))
                 failing = True
 
     def _make_spare(self) -> None:

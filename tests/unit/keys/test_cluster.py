@@ -24,6 +24,7 @@ PRIVATE_FILES = {
     "mixer/nats/auth-signing.key",
     "mixer/nats/callout.key",
     "mixer/nats/stagebox-signing.key",
+    "mixer/nats/store-signing.key",
     "mixer/nats/sys-signing.key",
     "mixer/storage.key",
     "offline/nats-operator.key",
@@ -198,7 +199,7 @@ def test_an_authority_of_another_cluster_stops_the_mixer(mixer_dir: Path, now: d
         load_mixer_keys(mixer_dir, PASSPHRASE, now=now)
 
 
-@pytest.mark.parametrize("account", ["sys", "auth", "stagebox"])
+@pytest.mark.parametrize("account", ["sys", "auth", "stagebox", "store"])
 def test_a_signing_key_of_another_account_stops_the_mixer(
     mixer_dir: Path, now: datetime, account: str
 ) -> None:
