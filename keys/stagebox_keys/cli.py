@@ -76,7 +76,10 @@ def gen_cluster(
     refuse_existing(directory)
     if no_passphrase and passphrase_file is not None:
         raise ConfigError("--no-passphrase and --passphrase-file contradict each other", remedy="say one")
-    secret = None if no_passphrase else _given(ctx, passphrase_file, config) or passphrase.ask_new()
+    secret: bytes | None = None
+    if not no_passphrase:
+        said = _given(ctx, passphrase_file, config)
+        secret = passphrase.ask_new() if said is None else passphrase.for_new_keys(said)
     made = generate_cluster(directory, name, secret, datetime.now(UTC))
     if as_json:
         typer.echo(

@@ -69,6 +69,20 @@ def read_file(path: Path) -> bytes:
     return _checked(line.rstrip(b"\r\n"), str(path))
 
 
+def for_new_keys(passphrase: bytes) -> bytes:
+    """Return ``passphrase`` if it is long enough to protect new keys.
+
+    Raises:
+        ConfigError: it is too short.
+    """
+    if len(passphrase.decode("utf-8", "replace")) < LIMITS.passphrase_min_chars:
+        raise ConfigError(
+            f"the passphrase is shorter than {LIMITS.passphrase_min_chars} characters",
+            remedy="choose a longer one, or say --no-passphrase if the disk protects the keys",
+        )
+    return passphrase
+
+
 def ask_new() -> bytes:
     """Ask twice at the terminal for the passphrase of new keys.
 
@@ -76,14 +90,10 @@ def ask_new() -> bytes:
         ConfigError: there is no terminal, the two differ, or it is too short.
     """
     first = _ask("Passphrase for the new keys: ")
-    if len(first) < LIMITS.passphrase_min_chars:
-        raise ConfigError(
-            f"the passphrase has {len(first)} characters, {LIMITS.passphrase_min_chars} are needed",
-            remedy="choose a longer one, or say --no-passphrase if the disk protects the keys",
-        )
+    checked = for_new_keys(first.encode("utf-8"))
     if _ask("The same again: ") != first:
         raise ConfigError("the two passphrases differ", remedy="run the command again")
-    return _checked(first.encode("utf-8"), "the terminal")
+    return _checked(checked, "the terminal")
 
 
 def ask_existing(what: str) -> bytes:

@@ -111,6 +111,12 @@ def _passphrase(settings: MixerSettings, flag: Path | None, config: Path | None)
             f"there is no mixer directory {settings.dir}",
             remedy="make one with `stagebox keys gen-cluster`, or name it with --dir",
         )
+    if not (settings.dir / layout.CLUSTER_TOML).exists():
+        inside = settings.dir / layout.MIXER
+        raise KeyFileError(
+            f"{settings.dir} is not the mixer/ directory of a cluster: it has no {layout.CLUSTER_TOML}",
+            remedy=f"use --dir {inside}" if inside.is_dir() else "name the directory that gen-cluster made",
+        )
     keys = load(KeysSettings, {"passphrase_file": flag}, config=config).settings
     value = keys.passphrase.get_secret_value() if keys.passphrase is not None else None
     return passphrase.to_open(

@@ -52,6 +52,7 @@ class Rack:
         self._tasks: list[asyncio.Task[None]] = []
         self._exit = contextlib.AsyncExitStack()
         self._early_journal_events: list[JournalEvent] = []
+        self._early_items: list[AudioItem] = []
         self._publisher: Publisher | None = None
         self._engine: AudioEngine | None = None
 
@@ -72,6 +73,25 @@ class Rack:
         await self._exit.aclose()
 
     async def _start(self) -> None:
+        self._handover = handover = Handover[AudioItem](
+            asyncio.get_running_loop(), self._take, max_items=LIMITS.handover_items
+        )
+        self._engine = engine = AudioEngine(
+            self._specs, handover.put, monitor_bit_rate=self._settings.monitor_kbit * 1000
+        )
+        # First of all: a source that cannot be captured must not leave a trace of a start in the journal.
+        await asyncio.to_thread(engine.open)
+        try:
+            publisher = await self._connect_and_journal()
+            await asyncio.to_thread(engine.start)
+        except BaseException:
+            await asyncio.to_thread(engine.stop)
+            raise
+        self._exit.push_async_callback(self._stop_engine, engine, handover)
+        self._run(self._checkpoint_forever(publisher), "checkpoints")
+        self._run(self._heartbeat_forever(publisher), "heartbeat")
+
+    async def _connect_and_journal(self) -> Publisher:
         boot = uuid7().bytes
         self._bus = bus = self._make_bus()
         await bus.start()
@@ -99,21 +119,25 @@ class Rack:
             ),
             now_ns=time.time_ns,
         )
-        for event in self._early_journal_events:
-            self._on_journal_event(event)
         self._start_shipper(bus, wal)
         self._exit.push_async_callback(self._finish, publisher)
-        self._handover = handover = Handover[AudioItem](
-            asyncio.get_running_loop(), publisher.take, max_items=LIMITS.handover_items
-        )
-        self._engine = AudioEngine(
-            self._specs, handover.put, monitor_bit_rate=self._settings.monitor_kbit * 1000
-        )
         publisher.event("rack_started", {"boot": boot.hex(), "sources": list(self._settings.sources)})
-        await asyncio.to_thread(self._engine.start)
-        self._exit.push_async_callback(self._stop_engine, self._engine, handover)
-        self._run(self._checkpoint_forever(publisher), "checkpoints")
-        self._run(self._heartbeat_forever(publisher), "heartbeat")
+        self._publish_early(publisher)
+        return publisher
+
+    def _publish_early(self, publisher: Publisher) -> None:
+        events, self._early_journal_events = self._early_journal_events, []
+        for event in events:
+            self._on_journal_event(event)
+        items, self._early_items = self._early_items, []
+        for item in items:
+            publisher.take(item)
+
+    def _take(self, item: AudioItem) -> None:
+        if self._publisher is None:
+            self._early_items.append(item)
+        else:
+            self._publisher.take(item)
 
     def healthy(self) -> bool:
         """Whether the watchdog may be fed: every task that keeps the rack going still runs."""

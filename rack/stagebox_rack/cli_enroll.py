@@ -8,15 +8,17 @@ from typing import Annotated
 
 import typer
 
+from stagebox.cli.lazy import epilog
 from stagebox.cli.options import ConfigOption, JsonOption, settings_for
 
-EPILOG = """
+_EXAMPLES = """
 [bold]Example[/bold]
 
 stagebox admin enroll --mixer https://mixer:8443 --token sbt-… --ca-pin sha256:… --state-dir /var/lib/stagebox
 """
 
 
+@epilog(_EXAMPLES)
 def enroll(
     ctx: typer.Context,
     mixer: Annotated[str, typer.Option(help="Base URL of the mixer's API, https://<host>:8443.")],

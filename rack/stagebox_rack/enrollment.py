@@ -224,7 +224,9 @@ def _call(
     except (OSError, http.client.HTTPException, UnicodeError) as error:  # a host name no resolver takes
         raise EnrollmentError(
             f"cannot reach the mixer {mixer.url}: {_reason(error)}",
-            remedy="check --mixer, the network and that the mixer runs",
+            remedy="check --mixer, the network and that the mixer runs"
+            if mixer.secure
+            else "a mixer speaks https:// unless something in front of it speaks http://",
         ) from None
     finally:
         connection.close()

@@ -47,9 +47,10 @@ class AudioEngine:
         self._clock = clock or CaptureClock()
         self._capturer = capturer
         self._runners: tuple[SourceRunner, ...] = ()
+        self._started = False
 
-    def start(self) -> None:
-        """Open and start every source.
+    def open(self) -> None:
+        """Open every source; nothing is captured yet.
 
         Raises:
             CaptureError: a device is missing or refuses the format, or PortAudio is missing.
@@ -57,7 +58,7 @@ class AudioEngine:
             ConfigError: a setting does not fit the device.
         """
         if self._runners:
-            raise RuntimeError("the engine was started before")
+            raise RuntimeError("the engine was opened before")
         runners: list[SourceRunner] = []
         try:
             for spec in self._specs:
@@ -68,7 +69,19 @@ class AudioEngine:
                 runner.stop()
             raise
         self._runners = tuple(runners)
-        for runner in runners:
+
+    def start(self) -> None:
+        """Start every source, opening them first if that was not done.
+
+        Raises:
+            CaptureError, InputError, ConfigError: as :meth:`open`.
+        """
+        if self._started:
+            raise RuntimeError("the engine was started before")
+        if not self._runners:
+            self.open()
+        self._started = True
+        for runner in self._runners:
             runner.start()
 
     def stop(self) -> None:

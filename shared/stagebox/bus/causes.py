@@ -89,7 +89,8 @@ _REMEDIES = {
     Cause.CONNECTION_REFUSED: "check that the mixer runs and that the port is right",
     Cause.UNREACHABLE: "check the network and the firewall",
     Cause.TIMED_OUT: "check the network and the firewall; the peer accepts connections but does not answer",
-    Cause.AUTHORIZATION_REFUSED: "check that this identity is registered, active and not denied on the mixer",
+    Cause.AUTHORIZATION_REFUSED: "check with `stagebox admin racks show` that it is registered and active; "
+    "a newer enrollment replaces an older one",
     Cause.AUTHORIZATION_EXPIRED: "renew the certificate",
     Cause.LOCAL: "check the credentials given to the bus client",
 }

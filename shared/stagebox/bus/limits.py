@@ -12,7 +12,7 @@ class BusLimits:
     # Connecting
     connect_timeout: float = 5.0
     backoff_base: float = 0.1
-    backoff_cap: float = 30.0
+    backoff_cap: float = 10.0
     stable_after: float = 5.0
 
     # Dead-peer detection: a peer is dead after this many unanswered pings

@@ -12,6 +12,10 @@ def main() -> None:
 
     import sys
 
-    from stagebox.cli.host import run
+    try:
+        from stagebox.cli.host import run
 
-    sys.exit(run(sys.argv[1:]))
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # while our own modules are still being imported
+        code = 130
+    sys.exit(code)

@@ -113,6 +113,12 @@ class MixerApi:
                 f"the mixer at {self._url} refused the TLS connection: {alert}",
                 remedy=f"check that {self._identity / 'client.crt'} is current and of this cluster",
             )
+        if isinstance(error, httpx.RemoteProtocolError):
+            # In TLS 1.3 a refused client certificate shows only after the handshake, as a closed connection.
+            return TlsError(
+                f"the mixer at {self._url} closed the connection without an answer",
+                remedy=f"check that {self._identity / 'client.crt'} is of this mixer's cluster",
+            )
         reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
         return BusError(
             f"cannot reach the mixer at {self._url}: {reason}",

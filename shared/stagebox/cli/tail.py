@@ -87,21 +87,21 @@ async def _follow(
     from stagebox.cli import rendering
 
     render = rendering.as_json if as_json else rendering.as_line
-    try:
-        async with (
-            session as bus,
-            bus.open_records(
-                pattern, verify=verify, on_bad="raise" if on_bad is OnBad.STOP else "count"
-            ) as stream,
-        ):
-            shown = 0
+    async with (
+        session as bus,
+        bus.open_records(
+            pattern, verify=verify, on_bad="raise" if on_bad is OnBad.STOP else "count"
+        ) as stream,
+    ):
+        shown = 0
+        try:
             async for record in stream:
                 typer.echo(render(record))
                 shown += 1
                 if shown == count:
                     break
-    finally:
-        if session.counters.received:
+        finally:
+            # Before the subscription ends: what waits for its checkpoint now is pending, not unverified.
             typer.echo(_summary(session.counters, verify), err=True)
 
 
@@ -110,6 +110,7 @@ def _summary(counters: Counters, verify: bool) -> str:
     if verify:
         parts[1:1] = [
             f"verified {counters.verified}",
+            f"pending {counters.pending}",
             f"unverified {counters.unverified}",
             f"bad {counters.bad + counters.bad_checkpoints}",
         ]

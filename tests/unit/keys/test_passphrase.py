@@ -105,5 +105,7 @@ def test_two_different_answers_are_refused_without_showing_them(monkeypatch: pyt
 
 def test_a_short_new_passphrase_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     Terminal(monkeypatch, "short", "short")
-    with pytest.raises(ConfigError, match="8 are needed"):
+    with pytest.raises(ConfigError, match="shorter than 8 characters"):
         passphrase.ask_new()
+    with pytest.raises(ConfigError, match="shorter than 8 characters"):
+        passphrase.for_new_keys(b"short")
