@@ -2,56 +2,18 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import shutil
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from stagebox.bus import BUS_LIMITS, BusClient, BusOptions
+from stagebox.bus import BusClient
 from stagebox.errors import BusError, ConfigError, InputError, KeyFileError, TlsError, VerificationError
 from stagebox.records.meter import MeterFrame
 from stagebox.subscriber import SUBSCRIBER_LIMITS, Verification, connect
 from support.leaks import eventually, no_leaks
-from support.natsd import Authority, NatsServer, free_port
+from support.natsd import QUICK, Authority, NatsServer, free_port
 from support.signing import SigningRack
-
-QUICK = dataclasses.replace(
-    BUS_LIMITS, connect_timeout=1.0, backoff_base=0.01, backoff_cap=0.05, close_timeout=0.3
-)
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path / "ca")
-
-
-@pytest.fixture
-async def server(tmp_path: Path, authority: Authority) -> AsyncIterator[NatsServer]:
-    server = NatsServer(tmp_path, authority)
-    await server.start()
-    yield server
-    await server.stop()
-
-
-@pytest.fixture
-def identity(tmp_path: Path, authority: Authority) -> Path:
-    issued = authority.issue("ops", uri="spiffe://flux/client/viewer/ops")
-    directory = tmp_path / "ops"
-    directory.mkdir()
-    shutil.copy(issued.certificate_path, directory / "client.crt")
-    shutil.copy(issued.key_path, directory / "client.key")
-    (directory / "ca.pem").write_bytes(authority.pem)
-    return directory
-
-
-@pytest.fixture
-async def publisher(server: NatsServer, authority: Authority) -> AsyncIterator[BusClient]:
-    context = authority.context(authority.issue("publisher"))
-    async with BusClient(BusOptions((server.wss,), "rack", context, limits=QUICK)) as bus:
-        await bus.wait_connected(5)
-        yield bus
 
 
 async def test_a_published_frame_is_handed_out_verified_and_a_forged_one_is_raised(

@@ -4,55 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import os
-import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-import pytest
-
-from stagebox.bus import BUS_LIMITS, BusClient, BusOptions
+from stagebox.bus import BusClient
 from support.natsd import Authority, NatsServer, free_port
 from support.signing import SigningRack
 
-QUICK = dataclasses.replace(BUS_LIMITS, connect_timeout=1.0, close_timeout=0.3)
 PERIOD_S = 0.02
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path / "ca")
-
-
-@pytest.fixture
-async def server(tmp_path: Path, authority: Authority) -> AsyncIterator[NatsServer]:
-    server = NatsServer(tmp_path, authority)
-    await server.start()
-    yield server
-    await server.stop()
-
-
-@pytest.fixture
-def identity(tmp_path: Path, authority: Authority) -> Path:
-    issued = authority.issue("ops", uri="spiffe://flux/client/viewer/ops")
-    directory = tmp_path / "ops"
-    directory.mkdir()
-    shutil.copy(issued.certificate_path, directory / "client.crt")
-    shutil.copy(issued.key_path, directory / "client.key")
-    (directory / "ca.pem").write_bytes(authority.pem)
-    return directory
-
-
-@pytest.fixture
-async def publisher(server: NatsServer, authority: Authority) -> AsyncIterator[BusClient]:
-    context = authority.context(authority.issue("publisher"))
-    async with BusClient(BusOptions((server.wss,), "rack", context, limits=QUICK)) as bus:
-        await bus.wait_connected(5)
-        yield bus
 
 
 @contextlib.asynccontextmanager

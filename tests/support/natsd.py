@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime
 import ipaddress
 import json
@@ -24,7 +25,15 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from stagebox.bus import BUS_LIMITS
+from support.pki import key_usage
+
 _DAY = datetime.timedelta(days=1)
+
+# Limits of a bus client for tests: what takes seconds on a bad network takes a moment here.
+QUICK = dataclasses.replace(
+    BUS_LIMITS, connect_timeout=1.0, backoff_base=0.01, backoff_cap=0.05, close_timeout=0.3
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class Authority:
             .not_valid_before(now - 30 * _DAY)
             .not_valid_after(now + 30 * _DAY)
             .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
-            .add_extension(_key_usage(ca=True), critical=True)
+            .add_extension(key_usage(True), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )
@@ -94,7 +103,7 @@ class Authority:
             .not_valid_before(now + min(days, 0) * _DAY - _DAY)
             .not_valid_after(now + days * _DAY)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(ca=False), critical=True)
+            .add_extension(key_usage(False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
@@ -117,20 +126,6 @@ class Authority:
         if client is not None:
             context.load_cert_chain(client.certificate_path, client.key_path)
         return context
-
-
-def _key_usage(*, ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=ca,
-        crl_sign=ca,
-        encipher_only=False,
-        decipher_only=False,
-    )
 
 
 def free_port() -> int:

@@ -73,7 +73,7 @@ class Ca:
             .not_valid_before(not_before)
             .not_valid_after(not_after)
             .add_extension(x509.BasicConstraints(ca, None), critical=True)
-            .add_extension(_key_usage(ca), critical=True)
+            .add_extension(key_usage(ca), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(authority, critical=False)
         )
@@ -98,7 +98,7 @@ def write_files(
     return files
 
 
-def _key_usage(ca: bool) -> x509.KeyUsage:
+def key_usage(ca: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=not ca,
         content_commitment=False,
