@@ -103,11 +103,7 @@ def decode(data: bytes, *, max_bytes: int) -> Any:
         raise DecodeError(f"CBOR item of {len(data)} bytes is larger than the {max_bytes} allowed")
     data = bytes(data)
     _pairs_without_duplicates(data, LIMITS.max_cbor_depth)
-    try:
-        return cbor2.CBORDecoder(BytesIO(data)).decode()
-    except Exception as error:
-        # cbor2 raises its own tree plus ValueError, OverflowError, UnicodeDecodeError from tag decoders.
-        raise DecodeError(f"CBOR does not decode: {type(error).__name__}") from None
+    return _decode_bounded(data)
 
 
 def decode_trusted(data: bytes, *, max_bytes: int) -> Any:
@@ -120,12 +116,17 @@ def decode_trusted(data: bytes, *, max_bytes: int) -> Any:
     """
     if len(data) > max_bytes:
         raise DecodeError(f"CBOR item of {len(data)} bytes is larger than the {max_bytes} allowed")
+    return _decode_bounded(data)
+
+
+def _decode_bounded(data: bytes) -> Any:
     stream = BytesIO(data)
     try:
         value = cbor2.CBORDecoder(
             stream, max_depth=LIMITS.max_cbor_depth, allow_indefinite=False, allow_duplicate_keys=False
         ).decode()
     except Exception as error:
+        # cbor2 raises its own tree plus ValueError, OverflowError, UnicodeDecodeError from tag decoders.
         raise DecodeError(f"CBOR does not decode: {type(error).__name__}") from None
     if stream.tell() != len(data):
         raise DecodeError("bytes follow the CBOR item")
