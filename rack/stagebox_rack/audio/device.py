@@ -146,6 +146,7 @@ class DeviceCapture(Capture):
         try:
             self.on_block(samples, frames, times, bool(status.input_overflow))
         except Exception as error:
+            # PortAudio's thread would only print it; the watching thread reports it as the reason of the loss.
             self._callback_error = f"{type(error).__name__}: {error}"
             raise load_portaudio().CallbackAbort from error
 
@@ -189,6 +190,7 @@ class DeviceCapture(Capture):
                 if reason:
                     self._recover(format_, reason)
         except Exception as error:
+            # A thread's death is silent: whatever it died of becomes the source's state and an event.
             message = (
                 error.message if isinstance(error, StageboxError) else f"{type(error).__name__}: {error}"
             )

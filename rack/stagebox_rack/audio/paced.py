@@ -80,6 +80,7 @@ class PacedCapture(Capture):
         except StageboxError as error:
             self._become(SourceState.ERROR, error.message)
         except Exception as error:
+            # A thread's death is silent: whatever it died of becomes the source's state and an event.
             self._become(SourceState.ERROR, f"{type(error).__name__}: {error}")
         finally:
             self._release()

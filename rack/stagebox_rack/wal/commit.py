@@ -178,7 +178,7 @@ class GroupCommit:
     def _guarded(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except Exception as error:
+        except Exception as error:  # as for a commit: the thread outlives any defect, and it is reported
             self._post(self._loop.call_exception_handler, {"message": "journal writer", "exception": error})
 
     def _post(self, callback: Callable[..., object], *arguments: object) -> None:

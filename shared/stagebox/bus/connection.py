@@ -330,7 +330,7 @@ class Connection(Client):
                     transport.writelines(chunks)
                     await transport.drain()
                 self._drained.set()
-        except Exception as error:
+        except Exception as error:  # as in the read loop
             self._fail(error)
 
     async def _flush_pending(self, force_flush: bool = False) -> None:

@@ -34,6 +34,7 @@ def signing_key(seed: bytes) -> SigningKey:
         _, raw = nkeys.decode_seed(bytes(seed).strip())
         return SigningKey(bytes(raw))
     except Exception:
+        # nkeys raises many types, some quoting the seed: none is chained or repeated.
         raise KeyFileError("this is not a NATS seed", remedy="generate the NATS keys again") from None
 
 

@@ -68,7 +68,7 @@ class Subscription:
         if self._direct is not None:
             try:
                 self._direct(message)
-            except Exception as error:
+            except Exception as error:  # a callback must not end the connection it came by
                 self._callback_failed(error)
             return
         size = len(message.payload)

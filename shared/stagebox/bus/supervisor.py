@@ -255,5 +255,5 @@ class Supervisor:
 async def _await_hook(result: Awaitable[None]) -> None:
     try:
         await result
-    except Exception as error:
+    except Exception as error:  # an owner's hook must not end the connection
         _log.error("bus_hook_failed", exc_info=error)

@@ -93,7 +93,7 @@ def run(args: Sequence[str]) -> int:
         return _exit_code(stop)
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except BaseException as error:
+    except BaseException as error:  # an exception group may hold a KeyboardInterrupt
         if os.environ.get(DEBUG_VARIABLE):
             traceback.print_exception(error)
         return report(error)
