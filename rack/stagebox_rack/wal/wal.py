@@ -371,9 +371,12 @@ class Wal:
             )
         if (excess > 0) != self._over_quota:
             self._over_quota = excess > 0
-            name = "wal_over_quota" if self._over_quota else "wal_within_quota"
-            severity = "alert" if self._over_quota else "info"
-            self._deliver(JournalEvent(name, severity, {"excess": max(0, excess)}))  # type: ignore[arg-type]
+            detail = {"excess": max(0, excess)}
+            self._deliver(
+                JournalEvent("wal_over_quota", "alert", detail)
+                if self._over_quota
+                else JournalEvent("wal_within_quota", "info", detail)
+            )
 
     async def _save_cursor(self) -> None:
         if self._acknowledged != self._saved:
