@@ -1,4 +1,4 @@
-"""Sustained records a second over the snake: stock nats-py beside ours with every record proved."""
+"""Sustained records a second over the snake: stock nats-py beside our bus, and beside every record proved."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from bench.clients import our_rack, raw_rack, raw_viewer
 from bench.stage import Stage, stage
 from bench.table import Row
 from stagebox import subjects
+from stagebox.bus import BusMessage
 from stagebox.certificates import to_der
 from stagebox.records.meter import MeterFrame, levels
 from stagebox.subscriber import Record, RecordStream
@@ -51,6 +52,32 @@ async def _raw(place: Stage, identity: RackIdentity) -> float:
         for index, payload in enumerate(payloads):
             await rack.publish(SUBJECT, payload)
             if index % CHUNK == CHUNK - 1:
+                await rack.flush()
+        await done.wait()
+        return MESSAGES / (time.perf_counter() - started)
+
+
+async def _bus(place: Stage, identity: RackIdentity) -> float:
+    done = asyncio.Event()
+    count = 0
+
+    def on_message(_message: BusMessage) -> None:
+        nonlocal count
+        count += 1
+        if count == MESSAGES:
+            done.set()
+
+    payloads = _frames(os.urandom(16))
+    async with (
+        our_rack(identity) as rack,
+        stagebox.connect(place.mixer.snake, place.cluster.viewer) as viewer,
+    ):
+        await viewer.bus.subscribe(SUBJECT, on_message)
+        started = time.perf_counter()
+        for index, payload in enumerate(payloads, 1):
+            if not rack.publish(SUBJECT, payload):
+                raise RuntimeError("the bus refused a live record")
+            if index % CHUNK == 0:
                 await rack.flush()
         await done.wait()
         return MESSAGES / (time.perf_counter() - started)
@@ -98,9 +125,12 @@ async def run(say: Callable[[str], None]) -> list[Row]:
         identity = await place.identity("bench")
         say(f"throughput: raw, {MESSAGES} messages")
         raw = await _raw(place, identity)
+        say("throughput: ours, payload untouched")
+        bus = await _bus(place, identity)
         say("throughput: ours, decoded and proved")
         ours = await _ours(place, identity)
     return [
+        Row("throughput", "messages of a meter frame's size, payload untouched", "1/s", bus, raw, "stock nats-py"),
         Row("throughput", "meter frames, published, received, decoded and proved", "1/s", ours, raw,
             "stock nats-py, payload untouched"),
     ]  # fmt: skip
