@@ -1,4 +1,7 @@
-"""A plain nats-server with its own authority, for tests of the bus and of subscribers without a mixer."""
+"""What integration tests stand on: a real mixer with one rack, or a plain nats-server with its own authority.
+
+The plain server is for tests of the bus and of subscribers, which must not depend on the mixer.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,20 @@ from pathlib import Path
 import pytest
 
 from stagebox.bus import BusClient, BusOptions
+from stagebox_rack.state import RackIdentity
+from support.cluster import Cluster, RunningMixer, running_mixer
 from support.natsd import QUICK, Authority, NatsServer
+
+
+@pytest.fixture
+async def mixer(cluster: Cluster, tmp_path: Path) -> AsyncIterator[RunningMixer]:
+    async with running_mixer(cluster, tmp_path / "data") as running:
+        yield running
+
+
+@pytest.fixture
+async def rack(mixer: RunningMixer, tmp_path: Path) -> RackIdentity:
+    return await mixer.enroll(tmp_path / "rack", "stage-left")
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +24,7 @@ from stagebox.passport import PassportStatus
 from stagebox.tls import client_context
 from stagebox_mixer.streams import AUDIT_STREAM, RACKS_BUCKET, TOKENS_BUCKET, WAL_STREAM
 from stagebox_rack.state import RackIdentity
-from support.cluster import MACHINE, Cluster, RunningMixer, make_cluster, running_mixer
+from support.cluster import MACHINE, Cluster, RunningMixer, make_cluster
 from support.leaks import eventually
 from support.rackside import (
     client_options,
@@ -38,17 +37,6 @@ from support.rackside import (
 )
 
 RACK = "stage-left"
-
-
-@pytest.fixture
-async def mixer(cluster: Cluster, tmp_path: Path) -> AsyncIterator[RunningMixer]:
-    async with running_mixer(cluster, tmp_path / "data") as running:
-        yield running
-
-
-@pytest.fixture
-async def rack(mixer: RunningMixer, tmp_path: Path) -> RackIdentity:
-    return await mixer.enroll(tmp_path / "rack", RACK)
 
 
 async def test_a_rack_with_all_three_proofs_is_admitted_over_aes_256(

@@ -14,7 +14,7 @@ import pytest
 
 from stagebox.identity import Role
 from stagebox_mixer.limits import LIMITS
-from support.cluster import Cluster, RunningMixer, running_mixer
+from support.cluster import Cluster, RunningMixer
 
 SECRET = "sbt-secret-token-0123456789"
 ADMIN_ROUTES = (
@@ -48,12 +48,6 @@ MALFORMED = [
     b"[" * 60_000,
     b"",
 ]
-
-
-@pytest.fixture
-async def mixer(cluster: Cluster, tmp_path: Path) -> AsyncIterator[RunningMixer]:
-    async with running_mixer(cluster, tmp_path / "data") as running:
-        yield running
 
 
 def problem(answer: httpx.Response) -> dict[str, str]:

@@ -26,12 +26,6 @@ from support.rackside import connected, load_any, rack_options, refusal
 RACK = "stage-left"
 
 
-@pytest.fixture
-async def mixer(cluster: Cluster, tmp_path: Path) -> AsyncIterator[RunningMixer]:
-    async with running_mixer(cluster, tmp_path / "data") as running:
-        yield running
-
-
 async def test_a_token_gives_an_identity_that_connects_and_an_audit_row(
     mixer: RunningMixer, tmp_path: Path
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,17 +26,6 @@ from support.cluster import Cluster, RunningMixer, running_mixer
 from support.rackside import Journal, connected, rack_options, store, until
 
 RACK = "stage-left"
-
-
-@pytest.fixture
-async def mixer(cluster: Cluster, tmp_path: Path) -> AsyncIterator[RunningMixer]:
-    async with running_mixer(cluster, tmp_path / "data") as running:
-        yield running
-
-
-@pytest.fixture
-async def rack(mixer: RunningMixer, tmp_path: Path) -> RackIdentity:
-    return await mixer.enroll(tmp_path / "rack", RACK)
 
 
 @pytest.fixture

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from stagebox.identity import Role
-from support.cluster import Cluster, RunningMixer, make_cluster, running_mixer
+from support.cluster import Cluster, RunningMixer, make_cluster
 
 UPGRADE = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
-
-
-@pytest.fixture
-async def mixer(cluster: Cluster, tmp_path: Path) -> AsyncIterator[RunningMixer]:
-    async with running_mixer(cluster, tmp_path / "data") as running:
-        yield running
 
 
 async def handshake(port: int, context: ssl.SSLContext) -> str | None:

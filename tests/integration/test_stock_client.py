@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,18 +19,12 @@ import support
 from stagebox import subjects
 from stagebox.identity import Role
 from stagebox.records.meter import MeterFrame, levels
-from support.cluster import Cluster, RunningMixer, make_cluster, running_mixer
+from support.cluster import Cluster, RunningMixer, make_cluster
 from support.rackside import connected, rack_options
 
 RACK = "stage-left"
 BOOT = bytes(range(16))
 SUPPORT = Path(next(iter(support.__path__)))
-
-
-@pytest.fixture
-async def mixer(cluster: Cluster, tmp_path: Path) -> AsyncIterator[RunningMixer]:
-    async with running_mixer(cluster, tmp_path / "data") as running:
-        yield running
 
 
 def frame(seq: int) -> bytes:
