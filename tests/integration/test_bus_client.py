@@ -15,6 +15,7 @@ from nacl.signing import SigningKey
 from structlog.testing import capture_logs
 
 from stagebox.bus import BusClient, BusLimits, BusMessage, BusOptions, Cause, Failure, nkey
+from stagebox.bus.transport import CoalescingWebSocketTransport
 from stagebox.errors import BusError, StageboxError, TlsError
 from support.leaks import eventually, no_leaks
 from support.natsd import QUICK, Authority, NatsServer, free_port
@@ -443,6 +444,27 @@ async def test_closing_while_a_lost_connection_is_still_saying_goodbye_waits_for
             await bus.close()
         finally:
             server.suspend(False)
+
+
+async def test_a_flush_is_sent_after_everything_it_is_to_confirm(
+    server: NatsServer, context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[bytes] = []
+    next_frame = CoalescingWebSocketTransport._next_frame
+
+    def recorded(transport: CoalescingWebSocketTransport) -> bytes:
+        sent.append(next_frame(transport))
+        return sent[-1]
+
+    async with client(server, context) as bus:
+        await bus.wait_connected(5)
+        monkeypatch.setattr(CoalescingWebSocketTransport, "_next_frame", recorded)
+        await bus.subscribe("first", lambda m: None)
+        bus.publish("second", b"payload")
+        await bus.flush()
+    wire = b"".join(sent)
+    assert wire.index(b"SUB first") < wire.index(b"PING")
+    assert wire.index(b"PUB second") < wire.index(b"PING", wire.index(b"PING") + 1)
 
 
 async def refusal(request: Coroutine[None, None, BusMessage]) -> str:

@@ -341,6 +341,11 @@ class Connection(Client):
             self._drained.clear()
             await self._drained.wait()
 
+    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
+        # nats-py writes a ping past what is still queued, so its answer would confirm nothing of it.
+        self._pongs.append(future if future is not None else asyncio.get_running_loop().create_future())
+        self._queue_command(PING_PROTO)
+
     def _queue_command(self, command: bytes) -> None:
         self._pending.append(command)
         self._pending_data_size += len(command)
