@@ -18,6 +18,12 @@ DOMAIN_PASSPORT = b"stagebox.passport.v1\0"
 DOMAIN_CHECKPOINT = b"stagebox.checkpoint.v1\0"
 DOMAIN_WAL = b"stagebox.wal.v1\0"
 DOMAIN_SEAL = b"stagebox.seal.v1\0"
+DOMAIN_REQUEST = b"stagebox.request.v1\0"
+DOMAIN_ANSWER = b"stagebox.answer.v1\0"
+DOMAIN_COMMAND = b"stagebox.command.v1\0"
+DOMAIN_ACK = b"stagebox.ack.v1\0"
+DOMAIN_TRUST = b"stagebox.trust.v1\0"
+DOMAIN_DENY_LIST = b"stagebox.denylist.v1\0"
 
 SIGNATURE_BYTES = 64
 

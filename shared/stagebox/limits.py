@@ -14,6 +14,8 @@ class SharedLimits:
     max_passport_bytes: int = 16 << 10
     max_record_bytes: int = 64 << 10
     max_checkpoint_bytes: int = 256 << 10
+    max_control_bytes: int = 512 << 10
+    max_denied: int = 4096  # entries of the deny list: it must fit a control message
     max_wal_batch_bytes: int = 768 << 10
     max_name_chars: int = 63
     max_channels: int = 64

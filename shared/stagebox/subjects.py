@@ -9,7 +9,7 @@ import enum
 from dataclasses import dataclass
 
 from stagebox.errors import InputError
-from stagebox.identity import Role, check_name
+from stagebox.identity import check_name
 
 
 class Kind(enum.StrEnum):
@@ -91,6 +91,16 @@ def wal(rack: str) -> str:
     return of_rack(rack, Kind.WAL)
 
 
+def ack(rack: str) -> str:
+    """Signed answers to commands."""
+    return of_rack(rack, Kind.ACK)
+
+
+def request(rack: str, verb: str) -> str:
+    """Signed requests to the mixer."""
+    return of_rack(rack, Kind.REQUEST, verb)
+
+
 def command(rack: str) -> str:
     """Signed commands to one rack."""
     return f"mixer.cmd.{check_name('rack', rack)}"
@@ -114,12 +124,20 @@ def parse(subject: str) -> Subject:
     return Subject(parts[1], kind, leaf)
 
 
+ALL_REQUESTS = "rack.*.req.*"
+ALL_ACKS = "rack.*.ack"
+TRUST = "mixer.trust"
+BEACON = "mixer.beacon"
+DENY_LIST = "mixer.denied"
+
+
 @dataclass(frozen=True)
 class Permissions:
-    """What a connection may publish and subscribe (NATS subject patterns)."""
+    """What a connection may publish and subscribe (NATS subject patterns). What is denied wins."""
 
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
+    subscribe_deny: tuple[str, ...] = ()
 
 
 def inbox_prefix(identity_kind: str, name: str) -> str:
@@ -132,22 +150,29 @@ def rack_permissions(rack: str, wal_stream: str) -> Permissions:
     check_name("rack", rack)
     return Permissions(
         publish=(f"rack.{rack}.>", f"$JS.API.DIRECT.GET.{wal_stream}.{wal(rack)}"),
-        subscribe=(
-            f"mixer.cmd.{rack}",
-            "mixer.trust",
-            "mixer.beacon",
-            f"{inbox_prefix('rack', rack)}.>",
-        ),
+        subscribe=_rack_subscriptions(rack),
     )
 
 
-def client_permissions(role: Role) -> Permissions:
-    """A viewer reads telemetry and publishes nothing; operators and admins may also send commands.
+def limited_rack_permissions(rack: str) -> Permissions:
+    """A pending or suspended rack says that it lives, asks its mixer and answers commands; nothing else."""
+    return Permissions(
+        publish=(status(rack), ack(rack), f"{request(rack, 'x').removesuffix('x')}*"),
+        subscribe=_rack_subscriptions(rack),
+    )
 
-    Stock clients use the default ``_INBOX`` prefix, so all roles may subscribe to it; nothing secret is
-    ever sent to an inbox of the STAGEBOX account.
+
+def _rack_subscriptions(rack: str) -> tuple[str, ...]:
+    return (command(rack), TRUST, BEACON, DENY_LIST, f"{inbox_prefix('rack', rack)}.>")
+
+
+def client_permissions() -> Permissions:
+    """Every role reads telemetry and publishes nothing: commands go through the mixer's API, which signs them.
+
+    Requests of racks are hidden: they carry the passport. Stock clients use the default ``_INBOX`` prefix, so all
+    roles may subscribe to it; nothing secret is ever sent to an inbox of the STAGEBOX account.
     """
-    read = ("rack.>", "mixer.trust", "mixer.beacon", "_INBOX.>")
-    if role is Role.VIEWER:
-        return Permissions(subscribe=read)
-    return Permissions(publish=("mixer.cmd.*",), subscribe=read)
+    return Permissions(
+        subscribe=("rack.>", TRUST, BEACON, "_INBOX.>"),
+        subscribe_deny=("rack.*.req.>",),
+    )

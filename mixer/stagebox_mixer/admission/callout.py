@@ -124,7 +124,7 @@ class Callout:
                 publish=admitted.permissions.publish,
                 subscribe=admitted.permissions.subscribe,
                 publish_deny=publish_deny,
-                subscribe_deny=subscribe_deny,
+                subscribe_deny=(*subscribe_deny, *admitted.permissions.subscribe_deny),
             ),
             issued_s=int(now.timestamp()),
             expires_s=int(admitted.expires.timestamp()),

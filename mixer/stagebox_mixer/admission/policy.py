@@ -83,7 +83,7 @@ def admit_client(request: AdmissionRequest, identity: ClientId) -> Admitted:
     return Admitted(
         user=f"client:{identity.role.value}:{identity.name}",
         identity=identity,
-        permissions=subjects.client_permissions(identity.role),
+        permissions=subjects.client_permissions(),
         expires=request.chain[0].not_valid_after_utc,
         fingerprint=fingerprint(request.chain[0]),
     )

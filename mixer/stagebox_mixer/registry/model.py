@@ -38,8 +38,69 @@ def secret_matches(stored: bytes, given: str) -> bool:
 
 
 @dataclass(frozen=True)
+class PendingIssue:
+    """An identity issued to a rack that has not connected with it yet; until it does, the one before it holds too.
+
+    ``request`` (32 bytes) is what it was issued for: the digest of the rack's request, or random. The passport's
+    secret is derived from it, so the same answer can be given again without storing the secret. ``certificate_der``
+    is empty where the rack keeps the certificate it has.
+    """
+
+    rack_public: bytes
+    secret_hash: bytes = field(repr=False)
+    serial: int
+    issued_at: int
+    passport_not_after: int
+    certificate: str
+    certificate_der: bytes
+    certificate_not_after: int
+    request: bytes
+
+    def fields(self) -> dict[str, Any]:
+        """Return the stored form."""
+        return {
+            "rack_public": self.rack_public,
+            "secret_hash": self.secret_hash,
+            "serial": self.serial,
+            "issued_at": self.issued_at,
+            "passport_not_after": self.passport_not_after,
+            "certificate": self.certificate,
+            "certificate_der": self.certificate_der,
+            "certificate_not_after": self.certificate_not_after,
+            "request": self.request,
+        }
+
+    @classmethod
+    def from_fields(cls, raw: dict[str, Any]) -> PendingIssue:
+        """Parse the stored form.
+
+        Raises:
+            DecodeError: malformed.
+        """
+        what, fields = "pending issue", dict(raw)
+        return cls(
+            rack_public=cbor.take_bytes(fields, "rack_public", what, length=32),
+            secret_hash=cbor.take_bytes(fields, "secret_hash", what, length=32),
+            serial=cbor.take_uint(fields, "serial", what),
+            issued_at=cbor.take_uint(fields, "issued_at", what),
+            passport_not_after=cbor.take_uint(fields, "passport_not_after", what),
+            certificate=cbor.take(fields, "certificate", str, what),
+            certificate_der=cbor.take_bytes(fields, "certificate_der", what),
+            certificate_not_after=cbor.take_uint(fields, "certificate_not_after", what),
+            request=cbor.take_bytes(fields, "request", what, length=32),
+        )
+
+
+@dataclass(frozen=True)
 class RackEntry:
-    """One rack. Times are ns since the Unix epoch; ``rack_public`` is the raw Ed25519 key."""
+    """One rack. Times are ns since the Unix epoch; ``rack_public`` is the raw Ed25519 key.
+
+    The flat fields are the identity it last proved; ``pending`` the one issued after it. ``last_serial`` is the
+    highest passport serial ever issued under this name and ``command_seq`` the highest command sequence; neither
+    ever goes back, not even when the rack is removed (``removed_at`` is not 0) and enrolled anew.
+    ``earlier_keys`` signed journal batches that may still be on their way. ``grace_uses`` counts renewals after
+    the certificate's end since the last one in time. ``problem`` is what the rack says hinders its renewal.
+    """
 
     name: str
     tenant: str
@@ -51,7 +112,27 @@ class RackEntry:
     certificate: str
     certificate_not_after: int
     enrolled_at: int
+    passport_not_after: int = 0
+    last_serial: int = 0
+    pending: PendingIssue | None = None
+    earlier_keys: tuple[bytes, ...] = ()
+    command_seq: int = 0
+    grace_uses: int = 0
+    removed_at: int = 0
+    renewal: str = "mixer"
+    problem: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def highest_serial(self) -> int:
+        """The highest serial issued; entries from before ``last_serial`` was kept have only ``serial``."""
+        return max(self.serial, self.last_serial)
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """Every key that may have signed a journal batch of this rack, the current one first."""
+        waiting = (self.pending.rack_public,) if self.pending is not None else ()
+        return tuple(dict.fromkeys((self.rack_public, *waiting, *self.earlier_keys)))
 
     def encode(self) -> bytes:
         """Return the stored form."""
@@ -59,6 +140,15 @@ class RackEntry:
             {
                 **self.extra,
                 "v": VERSION,
+                "passport_not_after": self.passport_not_after,
+                "last_serial": self.last_serial,
+                "pending": self.pending.fields() if self.pending is not None else None,
+                "earlier_keys": list(self.earlier_keys),
+                "command_seq": self.command_seq,
+                "grace_uses": self.grace_uses,
+                "removed_at": self.removed_at,
+                "renewal": self.renewal,
+                "problem": self.problem,
                 "name": self.name,
                 "tenant": self.tenant,
                 "machine_id": self.machine_id,
@@ -92,6 +182,7 @@ class RackEntry:
             certificate=cbor.take(fields, "certificate", str, what),
             certificate_not_after=cbor.take_uint(fields, "certificate_not_after", what),
             enrolled_at=cbor.take_uint(fields, "enrolled_at", what),
+            **_later_fields(fields, what),
             extra=fields,
         )
 
@@ -101,6 +192,7 @@ class TokenState(enum.StrEnum):
 
     ISSUED = "issued"
     USED = "used"
+    REVOKED = "revoked"
 
 
 @dataclass(frozen=True)
@@ -154,6 +246,25 @@ class TokenEntry:
             used_by=cbor.take_bytes(fields, "used_by", what),
             extra=fields,
         )
+
+
+def _later_fields(fields: dict[str, Any], what: str) -> dict[str, Any]:
+    """Take the fields that entries of the first release lack; what is there must be well-formed."""
+    found: dict[str, Any] = {}
+    for name in ("passport_not_after", "last_serial", "command_seq", "grace_uses", "removed_at"):
+        if name in fields:
+            found[name] = cbor.take_uint(fields, name, what)
+    for name in ("renewal", "problem"):
+        if name in fields:
+            found[name] = cbor.take(fields, name, str, what)
+    pending = fields.pop("pending", None)
+    if pending is not None:
+        found["pending"] = PendingIssue.from_fields(cbor.expect_map(pending, what))
+    keys = fields.pop("earlier_keys", [])
+    if not isinstance(keys, list) or not all(type(key) is bytes and len(key) == 32 for key in keys):
+        raise DecodeError(f"{what} field 'earlier_keys' is not a list of keys")
+    found["earlier_keys"] = tuple(keys)
+    return found
 
 
 def _open(data: bytes, what: str) -> dict[str, Any]:
