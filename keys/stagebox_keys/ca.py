@@ -2,7 +2,8 @@
 
 Rules (RFC 5280):
 - Every certificate has SKI, AKI, basic constraints and key usage; every leaf has extended key usage and SAN.
-- Validity starts five minutes early for clocks that run behind, and never outlives the issuer.
+- Validity starts five minutes early for clocks that run behind (less for lives under an hour, so that a renewal
+  at two thirds of life stays in the future), and never outlives the issuer.
 - What is certified comes from the caller; a CSR only proves possession of its key and may not ask otherwise.
 """
 
@@ -41,7 +42,7 @@ class _Request:
 
     public_key: PublicKey
     subject: x509.Name
-    days: int
+    days: float
     names: tuple[x509.GeneralName, ...] = ()
     usages: tuple[x509.ObjectIdentifier, ...] = ()
     ca_path_length: int | None = None
@@ -153,7 +154,7 @@ class IssuingAuthority:
         spiffe: RackId,
         *,
         now: datetime,
-        days: int = LIMITS.rack_certificate_days,
+        days: float = LIMITS.rack_certificate_days,
     ) -> x509.Certificate:
         """Return the client certificate of rack ``spiffe`` for the Ed25519 key in ``csr``.
 
@@ -214,7 +215,7 @@ class IssuingAuthority:
         public_key: PublicKey,
         common_name: str,
         spiffe: SpiffeId | None,
-        days: int,
+        days: float,
         now: datetime,
         usages: tuple[x509.ObjectIdentifier, ...],
         names: tuple[x509.GeneralName, ...],
@@ -248,8 +249,9 @@ def _name(common_name: str, cluster: str) -> x509.Name:
 def _sign(
     request: _Request, key: EllipticCurvePrivateKey, issuer: x509.Certificate | None, now: datetime
 ) -> x509.Certificate:
-    not_before = now - timedelta(seconds=LIMITS.backdate_s)
-    not_after = now + timedelta(days=request.days)
+    life = timedelta(days=request.days)
+    not_before = now - min(timedelta(seconds=LIMITS.backdate_s), life / 12)
+    not_after = now + life
     if issuer is not None:
         _check_issuer_time(issuer, now)
         not_before = max(not_before, issuer.not_valid_before_utc)

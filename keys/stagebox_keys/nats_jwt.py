@@ -24,6 +24,7 @@ from stagebox_keys.limits import LIMITS
 from stagebox_keys.nkey import Nkey, NkeyKind, decode_public, verify_signature
 
 _HEADER = {"typ": "JWT", "alg": "ed25519-nkey"}
+_ENCODER = json.JSONEncoder(separators=(",", ":"), sort_keys=True)
 _VERSION = 2
 _NO_LIMIT = -1
 
@@ -322,7 +323,7 @@ def _token_id(claims: Claims) -> str:
 
 
 def _json(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":"), sort_keys=True).encode("utf-8")
+    return _ENCODER.encode(value).encode("utf-8")
 
 
 def _b64(data: bytes) -> str:

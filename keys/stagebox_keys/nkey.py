@@ -12,15 +12,18 @@ import base64
 import binascii
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property, lru_cache
 
 import nkeys
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nacl.exceptions import BadSignatureError
+from nacl.signing import VerifyKey
 
 from stagebox.errors import InputError, VerificationError
 
 _TEXT_CHARS = 56
+_REMEMBERED_TEXTS = 4096
 
 
 class NkeyKind(Enum):
@@ -31,7 +34,7 @@ class NkeyKind(Enum):
     USER = nkeys.PREFIX_BYTE_USER
     SERVER = nkeys.PREFIX_BYTE_SERVER
 
-    @property
+    @cached_property
     def letter(self) -> str:
         """First character of the text form: O, A, U or N."""
         return chr(base64.b32encode(bytes([self.value, 0, 0, 0, 0]))[0])
@@ -49,7 +52,7 @@ class Nkey:
         """Return a fresh key from the operating system's random source."""
         return cls(kind, Ed25519PrivateKey.generate())
 
-    @property
+    @cached_property
     def public(self) -> str:
         """Text form of the public key, e.g. ``ABJHLOVMPA4CI6R5KLNGOB4GSLNIY7IOUPAJC4YFNDLQVIOBYQGUWVLA``."""
         raw = self.private.public_key().public_bytes(
@@ -80,6 +83,7 @@ def encode_public(kind: NkeyKind, raw: bytes) -> str:
     return base64.b32encode(body + bytes(nkeys.crc16_checksum(body))).decode("ascii")
 
 
+@lru_cache(_REMEMBERED_TEXTS)
 def decode_public(text: str, kind: NkeyKind) -> bytes:
     """Return the 32-byte Ed25519 public key that ``text`` spells.
 
@@ -108,8 +112,9 @@ def verify_signature(public: str, kind: NkeyKind, data: bytes, signature: bytes)
         InputError: ``public`` is not a key of ``kind``.
         VerificationError: the signature does not verify.
     """
-    key = Ed25519PublicKey.from_public_bytes(decode_public(public, kind))
+    key = VerifyKey(decode_public(public, kind))
     try:
-        key.verify(signature, data)
-    except InvalidSignature as error:
+        # libsodium takes half the time OpenSSL does, and every admission verifies two.
+        key.verify(data, signature)
+    except (BadSignatureError, ValueError) as error:
         raise VerificationError(f"the signature was not made by {public}") from error

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 JETSTREAM_LABEL = "stagebox.jetstream.v1"
 LEDGER_LABEL = "stagebox.ledger.v1"
+PASSPORT_SECRET_LABEL = "stagebox.passport_issue.v1"  # noqa: S105 - the label of a purpose
 
 
 def derive_key(storage_key: Ed25519PrivateKey, label: str) -> bytes:

@@ -10,6 +10,7 @@ WAL_STREAM = "WAL"
 AUDIT_STREAM = "AUDIT"
 RACKS_BUCKET = "stagebox_racks"
 TOKENS_BUCKET = "stagebox_tokens"
+DENIED_BUCKET = "stagebox_denied"
 
 
 def wal_stream() -> StreamConfig:
@@ -38,20 +39,39 @@ def audit_stream() -> StreamConfig:
         storage=StorageType.FILE,
         discard=DiscardPolicy.NEW,
         allow_direct=True,
+        allow_atomic=True,
         deny_delete=True,
         deny_purge=True,
     )
 
 
 async def ensure(js: JetStreamContext) -> None:
-    """Create what is missing; what exists keeps its data."""
+    """Create what is missing; what exists keeps its data, and learns what this release needs of it."""
     for config in (wal_stream(), audit_stream()):
         try:
-            await js.stream_info(str(config.name))
+            held = (await js.stream_info(str(config.name))).config
         except NotFoundError:
             await js.add_stream(config)
-    for bucket in (RACKS_BUCKET, TOKENS_BUCKET):
-        try:
-            await js.key_value(bucket)
-        except NotFoundError:
-            await js.create_key_value(KeyValueConfig(bucket=bucket, history=8, storage=StorageType.FILE))
+            continue
+        if config.allow_atomic and not held.allow_atomic:  # the first release made the audit without
+            held.allow_atomic = True
+            await js.update_stream(held)
+    for bucket in (RACKS_BUCKET, TOKENS_BUCKET, DENIED_BUCKET):
+        await _ensure_bucket(js, bucket)
+
+
+async def _ensure_bucket(js: JetStreamContext, bucket: str) -> None:
+    """Create a bucket, or set how it is read: directly, at half the cost, while it has one copy only.
+
+    Of several copies a direct read may ask one that has not yet heard of the last write.
+    """
+    try:
+        held = (await js.stream_info(f"KV_{bucket}")).config
+    except NotFoundError:
+        config = KeyValueConfig(bucket=bucket, history=8, storage=StorageType.FILE, direct=True)
+        await js.create_key_value(config)
+        return
+    single = (held.num_replicas or 1) == 1
+    if bool(held.allow_direct) != single:
+        held.allow_direct = single
+        await js.update_stream(held)
