@@ -9,9 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from cryptography import x509
-
-from stagebox.certificates import parse_pem
 from stagebox.errors import DecodeError, VerificationError
 from stagebox_keys import nats_jwt
 
@@ -26,7 +23,7 @@ class Session:
 
 @dataclass(frozen=True)
 class AdmissionRequest:
-    """What the server says about a connection. ``chain`` is leaf first, already verified by the server."""
+    """What the server says about a connection. ``chain`` is PEM, leaf first, already verified by the server."""
 
     session: Session
     user_nkey: str
@@ -39,7 +36,7 @@ class AdmissionRequest:
     token: str = field(repr=False)
     tls_version: str
     cipher: str
-    chain: tuple[x509.Certificate, ...]
+    chain: tuple[str, ...]
 
 
 def parse(token: str, *, now_s: int) -> AdmissionRequest:
@@ -75,12 +72,11 @@ def parse(token: str, *, now_s: int) -> AdmissionRequest:
     )
 
 
-def _chain(tls: dict[str, Any]) -> tuple[x509.Certificate, ...]:
+def _chain(tls: dict[str, Any]) -> tuple[str, ...]:
     chains = tls.get("verified_chains")
     if not isinstance(chains, list) or not chains or not isinstance(chains[0], list):
         return ()
-    pem = "\n".join(item for item in chains[0] if isinstance(item, str))
-    return tuple(parse_pem(pem.encode("ascii", "replace"), "the client's chain"))
+    return tuple(item for item in chains[0] if isinstance(item, str))
 
 
 def _map(parent: dict[str, Any], name: str) -> dict[str, Any]:
