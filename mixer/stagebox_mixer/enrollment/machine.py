@@ -1,7 +1,8 @@
 """The life of a one-time token as a pure state machine.
 
 ``issued`` → ``used`` happens once, by the first key that presents the token in time. The same key may come back
-until the token expires (its reply was lost); any other key is refused. Refusals change nothing.
+until the token expires (its reply was lost); any other key is refused. A token may be revoked at any time, also to
+stop the key that used it from coming back. Refusals change nothing.
 """
 
 from __future__ import annotations
@@ -37,10 +38,16 @@ def redeem(
     """Decide whether ``rack_public`` on ``machine_id`` may enroll with the token stored as ``entry``.
 
     Raises:
-        EnrollmentRefused: unknown, expired, bound elsewhere, or used by another key.
+        EnrollmentRefused: unknown, revoked, expired, bound elsewhere, or used by another key.
     """
     if entry is None:
         raise EnrollmentRefused("unknown_token", "the enrollment token is not known here", _NEW_TOKEN)
+    if entry.state is TokenState.REVOKED:
+        raise EnrollmentRefused(
+            "token_revoked",
+            f"the enrollment token for rack {entry.rack!r} was revoked",
+            _NEW_TOKEN.replace("NAME", entry.rack),
+        )
     if entry.state is TokenState.USED and entry.used_by != rack_public:
         raise EnrollmentRefused(
             "token_reused",
@@ -68,3 +75,8 @@ def redeem(
     if entry.state is TokenState.USED:
         return Redemption(entry, repeated=True)
     return Redemption(replace(entry, state=TokenState.USED, used_by=rack_public), repeated=False)
+
+
+def revoke(entry: TokenEntry) -> TokenEntry:
+    """Return the token as nobody may use it any more; the key that used it is remembered."""
+    return replace(entry, state=TokenState.REVOKED)

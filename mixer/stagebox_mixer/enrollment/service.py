@@ -7,28 +7,33 @@ with the same token: it gets a new certificate and a passport with a higher seri
 
 from __future__ import annotations
 
-import datetime
 import secrets
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from stagebox.certificates import fingerprint, root_pin
-from stagebox.envelope import DOMAIN_PASSPORT
-from stagebox.errors import InputError
+from stagebox.certificates import root_pin
+from stagebox.control.denylist import DenyList
+from stagebox.control.fields import DIGEST_BYTES
 from stagebox.identity import DEFAULT_TENANT, RackId, check_name
-from stagebox.passport import Passport, PassportStatus
+from stagebox.passport import PassportStatus
 from stagebox_keys.ca import csr_key, parse_csr
 from stagebox_keys.mixer_keys import MixerKeys
-from stagebox_mixer.audit import Audit, Row
-from stagebox_mixer.enrollment.machine import EnrollmentRefused, Redemption, redeem
-from stagebox_mixer.limits import LIMITS
-from stagebox_mixer.registry.model import RackEntry, TokenEntry, TokenState, secret_hash, token_hash
-from stagebox_mixer.registry.store import Conflict, Registry, Stored
-
-_NS = 1_000_000_000
-_DAY_NS = 24 * 3600 * _NS
+from stagebox_mixer.audit import Row
+from stagebox_mixer.enrollment.machine import EnrollmentRefused, redeem
+from stagebox_mixer.enrollment.shared_token import SharedToken
+from stagebox_mixer.enrollment.tokens import ListedToken, Tokens
+from stagebox_mixer.lifecycle import machine
+from stagebox_mixer.lifecycle.audited import AuditedRacks, AuditLog, Change, RackRegistry
+from stagebox_mixer.lifecycle.desk import Denials
+from stagebox_mixer.lifecycle.issuing import Issuer
+from stagebox_mixer.lifecycle.machine import Candidate, Terms
+from stagebox_mixer.lifecycle.refusals import LifecycleRefused, check_not_denied
+from stagebox_mixer.registry.model import PendingIssue, RackEntry, token_hash
+from stagebox_mixer.registry.store import Conflict
 
 
 @dataclass(frozen=True)
@@ -46,31 +51,52 @@ class EnrollmentAnswer:
 
 @dataclass(frozen=True)
 class NewToken:
-    """What ``admin token create`` prints once."""
+    """What ``admin token create`` prints once; ``id`` names the token in lists."""
 
+    id: str
     token: str
     rack: str
     expires_at: int
     ca_pin: str
 
 
+@dataclass(frozen=True)
+class _Allowed:
+    """Under which name and tenant a key may enroll; ``reason`` goes to the audit."""
+
+    rack: str
+    tenant: str
+    reason: str
+
+
 class EnrollmentService:
-    """Makes tokens and redeems them."""
+    """Makes tokens and redeems them. ``clock`` gives ns since the Unix epoch, ``entropy`` random bytes."""
 
     def __init__(
         self,
         *,
         keys: MixerKeys,
-        registry: Registry,
-        audit: Audit,
+        registry: RackRegistry,
+        audit: AuditLog,
+        denials: Denials,
         auto_approve: bool,
-        certificate_days: int = LIMITS.rack_certificate_days,
+        terms: Terms | None = None,
+        shared_token: SharedToken | None = None,
+        clock: Callable[[], int] = time.time_ns,
+        entropy: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self._keys = keys
         self._registry = registry
+        self._racks = AuditedRacks(registry.racks, audit)
+        self._tokens = Tokens(registry.tokens, audit, clock)
         self._audit = audit
+        self._denials = denials
         self._auto_approve = auto_approve
-        self._certificate_days = certificate_days
+        self._terms = terms if terms is not None else Terms()
+        self._issuer = Issuer(keys, certificate_days=self._terms.certificate_days)
+        self._shared = shared_token
+        self._clock = clock
+        self._entropy = entropy
 
     @property
     def ca_pin(self) -> str:
@@ -81,28 +107,29 @@ class EnrollmentService:
         """Make a one-time token for one rack; only its hash is stored.
 
         Raises:
-            InputError: illegal name or lifetime. BusError: the registry cannot be written.
+            InputError: illegal name or lifetime. LifecycleRefused: the rack or machine is denied.
+            BusError: the registry cannot be written.
         """
-        check_name("rack", rack)
-        if not 1 <= ttl_s <= LIMITS.token_max_ttl_s:
-            raise InputError(
-                f"a token lifetime of {ttl_s} s is not between 1 s and {LIMITS.token_max_ttl_s // 3600} h",
-                remedy="use --ttl, for example --ttl 15m",
-            )
-        token = "sbt-" + secrets.token_urlsafe(24)
-        now = time.time_ns()
-        entry = TokenEntry(
-            rack=rack,
-            tenant=DEFAULT_TENANT,
-            machine_id=machine_id,
-            state=TokenState.ISSUED,
-            expires_at=now + ttl_s * _NS,
-            created_at=now,
-            created_by=actor,
+        made = await self._tokens.create(
+            rack=rack, ttl_s=ttl_s, machine_id=machine_id, actor=actor, bans=await self._denials.read()
         )
-        await self._audit.record(Row(actor, "token_create", rack, "ok", detail={"ttl_s": ttl_s}))
-        await self._registry.tokens.put(token_hash(token), entry, revision=None)
-        return NewToken(token, rack, entry.expires_at, self.ca_pin)
+        return NewToken(made.id, made.token, rack, made.entry.expires_at, self.ca_pin)
+
+    async def list_tokens(self) -> list[ListedToken]:
+        """Return every stored token, the newest first.
+
+        Raises:
+            BusError: the registry cannot be read.
+        """
+        return await self._tokens.all()
+
+    async def revoke_token(self, token_id: str, *, actor: str) -> ListedToken:
+        """Make sure that a token cannot be used (again); it may be revoked twice.
+
+        Raises:
+            InputError: there is no such token. BusError: the registry cannot be used.
+        """
+        return await self._tokens.revoke(token_id, actor=actor)
 
     async def enroll(
         self, *, token: str, csr_pem: bytes, machine_id: int, expected_rack: str | None, host: str
@@ -110,46 +137,32 @@ class EnrollmentService:
         """Redeem ``token`` for the key in ``csr_pem``.
 
         Raises:
-            EnrollmentRefused: the token does not allow it (audited). InputError, VerificationError: a bad CSR.
+            EnrollmentRefused: the token does not allow it, or the rack is denied (audited).
+            InputError, VerificationError: a bad CSR.
             BusError: the registry cannot be read or written; nothing was promised.
         """
         csr = parse_csr(csr_pem)
         rack_public = csr_key(csr).public_bytes_raw()
+        if expected_rack is not None:
+            check_name("rack", expected_rack)
+        bans = await self._denials.read()
         try:
-            redemption = await self._redeem(token, rack_public, machine_id, expected_rack)
+            if self._shared is not None and self._shared.is_it(token):
+                allowed = await self._redeem_shared(
+                    self._shared, bans, rack_public, machine_id, expected_rack
+                )
+            else:
+                allowed = await self._redeem(token, bans, rack_public, machine_id, expected_rack)
+            return await self._register(csr, bans, rack_public, machine_id, allowed, host)
         except EnrollmentRefused as refusal:
             self._audit.refused(
                 Row(host, "enroll", expected_rack or "unknown", "refused", refusal.code, {"host": host})
             )
             raise
-        rack_id = RackId(self._keys.cluster.name, redemption.entry.tenant, redemption.entry.rack)
-        now = datetime.datetime.now(datetime.UTC)
-        leaf = self._keys.issuing.sign_rack(csr, rack_id, now=now, days=self._certificate_days)
-        return await self._register(
-            rack_id, rack_public, machine_id, leaf_pem=leaf.public_bytes(Encoding.PEM),
-            fingerprint=fingerprint(leaf), not_after=_ns(leaf.not_valid_after_utc),
-            repeated=redemption.repeated, host=host,
-        )  # fmt: skip
-
-    async def approve(self, name: str, *, actor: str) -> RackEntry:
-        """Let a pending rack in; it fetches its active passport by enrolling again with the same token.
-
-        Raises:
-            InputError: no such rack, or it is not pending.
-        """
-        stored = await self._registry.racks.get(check_name("rack", name))
-        if stored is None:
-            raise InputError(f"no rack {name!r} is registered", remedy="stagebox admin racks list")
-        if stored.entry.status is not PassportStatus.PENDING:
-            raise InputError(f"rack {name!r} is {stored.entry.status.value}, not pending")
-        await self._audit.record(Row(actor, "approve", name, "ok"))
-        entry = replace(stored.entry, status=PassportStatus.ACTIVE)
-        await self._registry.racks.put(name, entry, revision=stored.revision)
-        return entry
 
     async def _redeem(
-        self, token: str, rack_public: bytes, machine_id: int, expected_rack: str | None
-    ) -> Redemption:
+        self, token: str, bans: DenyList, rack_public: bytes, machine_id: int, expected_rack: str | None
+    ) -> _Allowed:
         key = token_hash(token)
         while True:
             stored = await self._registry.tokens.get(key)
@@ -158,98 +171,89 @@ class EnrollmentService:
                 rack_public=rack_public,
                 machine_id=machine_id,
                 expected_rack=expected_rack,
-                now_ns=time.time_ns(),
+                now_ns=self._clock(),
+            )
+            _check_not_denied(bans, redemption.entry.rack, machine_id)
+            allowed = _Allowed(
+                redemption.entry.rack, redemption.entry.tenant, "repeated" if redemption.repeated else ""
             )
             if redemption.repeated or stored is None:
-                return redemption
+                return allowed
             try:
                 await self._registry.tokens.put(key, redemption.entry, revision=stored.revision)
             except Conflict:
                 continue  # another request used it first: decide again on what it wrote
-            return redemption
+            return allowed
+
+    async def _redeem_shared(
+        self,
+        shared: SharedToken,
+        bans: DenyList,
+        rack_public: bytes,
+        machine_id: int,
+        expected_rack: str | None,
+    ) -> _Allowed:
+        entry = await self._racks.get(expected_rack) if expected_rack is not None else None
+        name = shared.check(expected_rack, entry, rack_public)
+        _check_not_denied(bans, name, machine_id)
+        return _Allowed(name, DEFAULT_TENANT, "shared_token")
 
     async def _register(
         self,
-        rack_id: RackId,
+        csr: x509.CertificateSigningRequest,
+        bans: DenyList,
         rack_public: bytes,
         machine_id: int,
-        *,
-        leaf_pem: bytes,
-        fingerprint: str,
-        not_after: int,
-        repeated: bool,
+        allowed: _Allowed,
         host: str,
     ) -> EnrollmentAnswer:
-        while True:
-            stored = await self._registry.racks.get(rack_id.name)
-            now = time.time_ns()
-            issued = Passport(
-                cluster_id=rack_id.cluster,
-                machine_id=machine_id,
-                name=rack_id.name,
-                tenant=rack_id.tenant,
-                status=self._status(stored, rack_public),
-                secret=secrets.token_urlsafe(32),
-                cluster_public=self._keys.authority.public,
-                rack_public=rack_public,
-                serial=1 if stored is None else stored.entry.serial + 1,
-                issued_at=now,
-                not_after=now + LIMITS.passport_days * _DAY_NS,
-            )
-            entry = RackEntry(
-                name=rack_id.name,
-                tenant=rack_id.tenant,
-                machine_id=machine_id,
-                rack_public=rack_public,
-                status=issued.status,
-                serial=issued.serial,
-                secret_hash=secret_hash(issued.secret),
-                certificate=fingerprint,
-                certificate_not_after=not_after,
-                enrolled_at=now,
-                extra={} if stored is None else stored.entry.extra,
-            )
-            await self._audit.record(
-                Row(host, "enroll", rack_id.name, "ok", "repeated" if repeated else "", _facts(stored, entry))
-            )
-            try:
-                await self._registry.racks.put(
-                    rack_id.name, entry, revision=None if stored is None else stored.revision
-                )
-            except Conflict:
-                continue
-            return self._answer(issued, leaf_pem)
+        now_ns = self._clock()
+        rack = RackId(self._keys.cluster.name, allowed.tenant, allowed.rack)
+        certificate = self._issuer.certify(csr, rack, now_ns=now_ns)
+        candidate = Candidate(rack.name, rack.tenant, machine_id, rack_public, certificate)
+        request = self._entropy(DIGEST_BYTES)
+        issues: list[PendingIssue] = []
 
-    def _status(self, stored: Stored[RackEntry] | None, rack_public: bytes) -> PassportStatus:
-        if stored is not None and stored.entry.status is PassportStatus.SUSPENDED:
-            return PassportStatus.SUSPENDED  # a token gives an identity, it does not lift a suspension
-        if self._auto_approve:
-            return PassportStatus.ACTIVE
-        if stored is not None and stored.entry.rack_public == rack_public:
-            return stored.entry.status
-        return PassportStatus.PENDING
+        def decide(entry: RackEntry | None) -> Change:
+            if allowed.reason == "shared_token" and self._shared is not None:
+                self._shared.check(rack.name, entry, rack_public)
+            if entry is not None and machine.is_same(entry, candidate):
+                _check_not_denied(bans, rack.name, machine_id, entry)
+            after, issue = machine.enroll(
+                entry, candidate, auto_approve=self._auto_approve, request=request,
+                secret_of=self._issuer.secret_of, terms=self._terms, now_ns=now_ns,
+            )  # fmt: skip
+            issues[:] = [issue]
+            return Change(after, Row(host, "enroll", rack.name, "ok", allowed.reason, _facts(entry, issue)))
 
-    def _answer(self, issued: Passport, leaf_pem: bytes) -> EnrollmentAnswer:
+        entry = await self._racks.change(rack.name, decide)
+        return self._answer(entry, issues[0], certificate.der)
+
+    def _answer(self, entry: RackEntry, issue: PendingIssue, leaf_der: bytes) -> EnrollmentAnswer:
         return EnrollmentAnswer(
-            rack=issued.name,
-            status=issued.status,
-            certificate_pem=leaf_pem,
+            rack=entry.name,
+            status=entry.status,
+            certificate_pem=x509.load_der_x509_certificate(leaf_der).public_bytes(Encoding.PEM),
             chain_pem=self._keys.issuing.chain_pem,
             roots_pem=self._keys.issuing.root_pem,
-            passport=self._keys.authority.seal(DOMAIN_PASSPORT, issued.encode()),
+            passport=self._issuer.passport(entry, issue),
             cluster_public=self._keys.authority.public,
         )
 
 
-def _facts(stored: Stored[RackEntry] | None, entry: RackEntry) -> dict[str, str | int]:
-    replaced = stored is not None and stored.entry.rack_public != entry.rack_public
+def _check_not_denied(bans: DenyList, rack: str, machine_id: int, entry: RackEntry | None = None) -> None:
+    """Refuse a banned name or machine, and what is registered for ``entry``; an identity to be replaced is not."""
+    try:
+        check_not_denied(bans, rack, entry, machine_id=machine_id)
+    except LifecycleRefused as refusal:
+        raise EnrollmentRefused(refusal.code, refusal.message, refusal.remedy or "") from None
+
+
+def _facts(before: RackEntry | None, issue: PendingIssue) -> dict[str, str | int]:
+    replaced = before is not None and before.rack_public != issue.rack_public
     return {
-        "serial": entry.serial,
-        "certificate": entry.certificate,
-        "key": entry.rack_public.hex(),
-        "replaced_key": stored.entry.rack_public.hex() if stored is not None and replaced else "",
+        "serial": issue.serial,
+        "certificate": issue.certificate,
+        "key": issue.rack_public.hex(),
+        "replaced_key": before.rack_public.hex() if before is not None and replaced else "",
     }
-
-
-def _ns(moment: datetime.datetime) -> int:
-    return int(moment.timestamp()) * _NS

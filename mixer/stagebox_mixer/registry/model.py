@@ -99,7 +99,8 @@ class RackEntry:
     highest passport serial ever issued under this name and ``command_seq`` the highest command sequence; neither
     ever goes back, not even when the rack is removed (``removed_at`` is not 0) and enrolled anew.
     ``earlier_keys`` signed journal batches that may still be on their way. ``grace_uses`` counts renewals after
-    the certificate's end since the last one in time. ``problem`` is what the rack says hinders its renewal.
+    the certificate's end since the last one in time, ``renewed_at`` the time of the last renewal the rack asked
+    for. ``problem`` is what the rack says hinders its renewal.
     """
 
     name: str
@@ -118,6 +119,7 @@ class RackEntry:
     earlier_keys: tuple[bytes, ...] = ()
     command_seq: int = 0
     grace_uses: int = 0
+    renewed_at: int = 0
     removed_at: int = 0
     renewal: str = "mixer"
     problem: str = ""
@@ -146,6 +148,7 @@ class RackEntry:
                 "earlier_keys": list(self.earlier_keys),
                 "command_seq": self.command_seq,
                 "grace_uses": self.grace_uses,
+                "renewed_at": self.renewed_at,
                 "removed_at": self.removed_at,
                 "renewal": self.renewal,
                 "problem": self.problem,
@@ -251,7 +254,14 @@ class TokenEntry:
 def _later_fields(fields: dict[str, Any], what: str) -> dict[str, Any]:
     """Take the fields that entries of the first release lack; what is there must be well-formed."""
     found: dict[str, Any] = {}
-    for name in ("passport_not_after", "last_serial", "command_seq", "grace_uses", "removed_at"):
+    for name in (
+        "passport_not_after",
+        "last_serial",
+        "command_seq",
+        "grace_uses",
+        "renewed_at",
+        "removed_at",
+    ):
         if name in fields:
             found[name] = cbor.take_uint(fields, name, what)
     for name in ("renewal", "problem"):
