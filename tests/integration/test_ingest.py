@@ -12,6 +12,7 @@ from nacl.signing import SigningKey
 
 from stagebox import subjects
 from stagebox.errors import StorageError
+from stagebox.passport import PassportStatus
 from stagebox.records.checkpoint import FIRST_PREVIOUS, Checkpoint, StreamDigests
 from stagebox.records.digest import record_digest
 from stagebox.records.walbatch import WalBatch, WalRecord
@@ -103,6 +104,41 @@ async def test_a_batch_signed_by_another_key_is_rejected_and_audited(
     assert await contents(mixer, journal) == [b"genuine"]
     row = await mixer.wait_audit(action="wal_batch", reason="signature")
     assert (row["actor"], row["result"]) == (f"rack:{RACK}", "refused")
+
+
+async def test_what_an_earlier_key_signed_is_committed_after_the_rack_got_a_new_one(
+    mixer: RunningMixer, rack: RackIdentity, journal: Journal
+) -> None:
+    async with connected(rack_options(rack)) as bus:
+        await store(bus, RACK, journal.signed(b"before"))
+        await committed(mixer, batches=1)
+        stored = await mixer.registry.racks.get(RACK)
+        assert stored is not None
+        fresh = SigningKey.generate()
+        entry = replace(stored.entry, rack_public=bytes(fresh.verify_key), earlier_keys=stored.entry.keys)
+        await mixer.registry.racks.put(RACK, entry, revision=stored.revision)
+        await store(bus, RACK, journal.signed(b"still by the old key"))
+        journal.key = fresh
+        await store(bus, RACK, journal.signed(b"by the new key"))
+        await store(bus, RACK, replace(journal, key=SigningKey.generate()).signed(b"by nobody's"))
+    await committed(mixer, batches=3, rejected=1)
+    assert await contents(mixer, journal) == [b"before", b"still by the old key", b"by the new key"]
+
+
+async def test_a_suspended_racks_shipped_batches_are_committed(
+    mixer: RunningMixer, rack: RackIdentity, journal: Journal
+) -> None:
+    assert mixer.mixer._ingest is not None
+    await mixer.mixer._ingest.stop()
+    async with connected(rack_options(rack)) as bus:
+        await store(bus, RACK, journal.signed(b"shipped"))
+    stored = await mixer.registry.racks.get(RACK)
+    assert stored is not None
+    suspended = replace(stored.entry, status=PassportStatus.SUSPENDED)
+    await mixer.registry.racks.put(RACK, suspended, revision=stored.revision)
+    mixer.mixer._ingest._stop.clear()
+    await mixer.mixer._ingest.start()
+    await committed(mixer, batches=1)
 
 
 async def test_a_flipped_bit_and_plain_garbage_are_rejected(

@@ -13,28 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
-from nacl.signing import SigningKey
 
-from vectors.plain import Ca, Float32s, cbor, head
+from vectors.audit_vectors import audit_vectors
+from vectors.control_vectors import control_vectors
+from vectors.plain import (
+    BOOT,
+    CLUSTER,
+    DOMAINS,
+    RACK,
+    STRANGER,
+    T0,
+    Ca,
+    Float32s,
+    Map,
+    cbor,
+    envelope,
+    flipped,
+    head,
+    without,
+)
 
-CLUSTER = SigningKey(bytes(range(32)))
-RACK = SigningKey(bytes(range(32, 64)))
-STRANGER = SigningKey(bytes(range(64, 96)))
-BOOT = bytes(range(16))
-T0 = 1_767_312_000_000_000_000  # 2026-01-02T00:00:00Z in ns
 MACHINE_ID = "0123456789abcdef0123456789abcdef"
-DOMAINS = {name: f"stagebox.{name}.v1\0".encode() for name in ("passport", "checkpoint", "wal", "seal")}
-Map = dict[str, Any]
-
-
-def envelope(domain: str, payload: bytes, key: SigningKey) -> bytes:
-    """Return the signed envelope."""
-    return cbor({"Payload": payload, "Signature": key.sign(DOMAINS[domain] + payload).signature})
-
-
-def flipped(data: bytes, position: int) -> bytes:
-    """Return ``data`` with the lowest bit of one byte inverted."""
-    return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
 
 
 def plain(value: Any) -> Any:
@@ -47,11 +46,6 @@ def plain(value: Any) -> Any:
         case list() | tuple():
             return [plain(item) for item in value]
     return value
-
-
-def without(fields: Map, name: str) -> Map:
-    """Return ``fields`` less one."""
-    return {key: value for key, value in fields.items() if key != name}
 
 
 # --- envelope --------------------------------------------------------------------------------------------
@@ -335,7 +329,9 @@ def checkpoint_vectors() -> Map:
 
 
 VECTORS = {
+    "audit": audit_vectors,
     "checkpoint": checkpoint_vectors,
+    "control": control_vectors,
     "envelope": envelope_vectors,
     "identity": identity_vectors,
     "passport": passport_vectors,

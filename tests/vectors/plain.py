@@ -1,7 +1,7 @@
 """The bases of the vectors, written from the RFCs and docs/reference/ without a line of Stagebox.
 
 Deterministic CBOR (RFC 8949 §4.2.1, RFC 8746 tag 85) and certificates (RFC 5280) that come out the same every
-time: serial numbers are counted and ECDSA is deterministic (RFC 6979).
+time: serial numbers are counted and ECDSA is deterministic (RFC 6979). The keys in here protect nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,19 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from nacl.signing import SigningKey
+
+CLUSTER = SigningKey(bytes(range(32)))
+RACK = SigningKey(bytes(range(32, 64)))
+STRANGER = SigningKey(bytes(range(64, 96)))
+BOOT = bytes(range(16))
+T0 = 1_767_312_000_000_000_000  # 2026-01-02T00:00:00Z in ns
+PURPOSES = (
+    "passport", "checkpoint", "wal", "seal", "request", "answer", "command", "ack", "trust", "deny_list",
+    "succession",
+)  # fmt: skip
+DOMAINS = {name: f"stagebox.{name.replace('_', '')}.v1\0".encode() for name in PURPOSES}
+Map = dict[str, Any]
 
 
 class Float32s(tuple[float, ...]):
@@ -66,6 +79,21 @@ def cbor(value: Any) -> bytes:
             pairs = sorted((cbor(key), cbor(item)) for key, item in value.items())
             return head(5, len(value)) + b"".join(key + item for key, item in pairs)
     raise TypeError(type(value).__name__)
+
+
+def envelope(domain: str, payload: bytes, key: SigningKey) -> bytes:
+    """Return the signed envelope."""
+    return cbor({"Payload": payload, "Signature": key.sign(DOMAINS[domain] + payload).signature})
+
+
+def flipped(data: bytes, position: int) -> bytes:
+    """Return ``data`` with the lowest bit of one byte inverted."""
+    return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
+
+
+def without(fields: Map, name: str) -> Map:
+    """Return ``fields`` less one."""
+    return {key: value for key, value in fields.items() if key != name}
 
 
 class Ca:

@@ -150,7 +150,7 @@ class Ingest:
         try:
             if entry is None:
                 raise BatchRejected("unknown_rack", f"no rack {rack!r} is registered")
-            verified = open_batch(message.data, rack=rack, rack_public=entry.rack_public)
+            verified = open_batch(message.data, rack=rack, keys=entry.keys)
             journal = verified.batch.journal
             key = (rack, journal)
             if key not in self._heads:
@@ -170,7 +170,7 @@ class Ingest:
         self._heads[key] = verified.head
         self._heads.move_to_end(key)
         stream_seq = int(message.metadata.sequence.stream)
-        work.commits.append(self._prepare(verified, head, entry.rack_public, stream_seq, work))
+        work.commits.append(self._prepare(verified, head, entry.keys, stream_seq, work))
 
     async def _entry(self, subject: str) -> RackEntry | None:
         try:
@@ -180,13 +180,14 @@ class Ingest:
         return await self._registry.rack(rack)
 
     def _prepare(
-        self, verified: VerifiedBatch, head: ChainHead, rack_public: bytes, stream_seq: int, work: _Work
+        self, verified: VerifiedBatch, head: ChainHead, keys: Sequence[bytes], stream_seq: int, work: _Work
     ) -> Commit:
         batch = verified.batch
         journal, check = self._checks.get(batch.rack, (None, None))
-        if check is None or journal != batch.journal or check.rack_public != rack_public:
-            check = CheckpointAudit(batch.rack, rack_public, LIMITS.ingest_digests_per_rack)
+        if check is None or journal != batch.journal:
+            check = CheckpointAudit(batch.rack, keys, LIMITS.ingest_digests_per_rack)
             self._checks[batch.rack] = batch.journal, check
+        check.keys = keys
         before = (check.checkpoints, check.proved)
         for record in batch.records:
             try:

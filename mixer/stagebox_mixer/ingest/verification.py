@@ -1,15 +1,17 @@
 """What a journal batch must prove before it is committed. Pure.
 
-A batch is signed by its rack's registered identity key, names its journal and continues that journal's chain. A rack
-that lost records (an evicted or damaged file) goes on after a gap in its own signed numbering: what comes behind is
-taken and the gap is counted and audited, never papered over. Checkpoints must list the digests of the records
-journalled with them.
+A batch is signed by an identity key of its rack, names its journal and continues that journal's chain. Which keys
+count is the registry's word: the current one, one issued and not yet proved, and earlier ones, because what a replaced
+key signed may still be on its way; so do those of a rack that was suspended or removed since. A rack that lost records
+(an evicted or damaged file) goes on after a gap in its own signed numbering: what comes behind is taken and the gap is
+counted and audited, never papered over. Checkpoints must list the digests of the records journalled with them.
 """
 
 from __future__ import annotations
 
 import enum
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from stagebox import envelope
@@ -50,14 +52,14 @@ class VerifiedBatch:
         return ChainHead(self.batch.last, payload_digest(self.payload))
 
 
-def open_batch(data: bytes, *, rack: str, rack_public: bytes) -> VerifiedBatch:
-    """Verify the signature and the name.
+def open_batch(data: bytes, *, rack: str, keys: Sequence[bytes]) -> VerifiedBatch:
+    """Verify the signature, by any of the rack's ``keys``, and the name.
 
     Raises:
-        BatchRejected: malformed, not signed by this rack's key, or in another rack's name.
+        BatchRejected: malformed, not signed by a key of this rack, or in another rack's name.
     """
     try:
-        payload = envelope.open_envelope(envelope.DOMAIN_WAL, data, rack_public)
+        payload = envelope.open_by_any(envelope.DOMAIN_WAL, data, keys)
         batch = WalBatch.decode(payload)
     except DecodeError as error:
         raise BatchRejected("malformed", error.message) from None
@@ -103,11 +105,12 @@ def continues(head: ChainHead, verified: VerifiedBatch) -> Continuation:
 class CheckpointAudit:
     """Compares a rack's journalled live records with the checkpoints journalled beside them.
 
-    Bounded: digests that no checkpoint claims are forgotten, oldest first, and counted as unproved.
+    ``keys`` may be set anew when the rack gets another key; what was observed stays. Bounded: digests that no
+    checkpoint claims are forgotten, oldest first, and counted as unproved.
     """
 
     rack: str
-    rack_public: bytes
+    keys: Sequence[bytes]
     max_digests: int
     checkpoints: int = 0
     proved: int = 0
@@ -131,11 +134,8 @@ class CheckpointAudit:
 
     def _check(self, record: WalRecord) -> None:
         try:
-            payload = envelope.open_envelope(
-                envelope.DOMAIN_CHECKPOINT,
-                record.data,
-                self.rack_public,
-                max_bytes=SHARED.max_checkpoint_bytes,
+            payload = envelope.open_by_any(
+                envelope.DOMAIN_CHECKPOINT, record.data, self.keys, max_bytes=SHARED.max_checkpoint_bytes
             )
             checkpoint = Checkpoint.decode(payload)
         except StageboxError as error:

@@ -64,15 +64,21 @@ class SyncReport:
 @dataclass(frozen=True)
 class SyncAnswer:
     """``deny_list`` is the mixer's signed list if the rack's is older, else empty. ``want_deny_list`` asks for
-    the rack's, because it is newer than the mixer's.
+    the rack's, because it is newer than the mixer's. ``command`` is the highest command sequence the mixer has given
+    this rack: where a rack starts from whose own mark was damaged.
     """
 
     deny_list: bytes = b""
     want_deny_list: bool = False
+    command: int = 0
 
     def body(self) -> dict[str, Any]:
         """Return the answer's body."""
-        return {"DenyList": self.deny_list, "WantDenyList": self.want_deny_list}
+        return {
+            "DenyList": self.deny_list,
+            "WantDenyList": self.want_deny_list,
+            "Command": self.command,
+        }
 
     @classmethod
     def from_body(cls, body: dict[str, Any]) -> SyncAnswer:
@@ -85,4 +91,5 @@ class SyncAnswer:
         return cls(
             deny_list=cbor.take_bytes(fields, "DenyList", what),
             want_deny_list=cbor.take(fields, "WantDenyList", bool, what),
+            command=cbor.take_uint(fields, "Command", what),
         )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from stagebox import envelope, subjects
+from stagebox.control.command import Ack
 from stagebox.errors import DecodeError
 from stagebox.records.audio import AudioPacket
 from stagebox.records.checkpoint import Checkpoint
@@ -17,7 +18,7 @@ from stagebox.records.status import Status
 from stagebox.records.walbatch import WalBatch
 from stagebox.subjects import Kind
 
-Value = MeterFrame | AudioPacket | Status | Event | Checkpoint | WalBatch
+Value = MeterFrame | AudioPacket | Status | Event | Checkpoint | WalBatch | Ack
 
 
 class Verification(enum.StrEnum):
@@ -80,6 +81,11 @@ def _wal_batch(data: bytes) -> WalBatch:
     return WalBatch.decode(payload)
 
 
+def _ack(data: bytes) -> Ack:
+    payload, _ = envelope.split(data)
+    return Ack.decode(payload)
+
+
 _DECODERS: dict[Kind, Callable[[bytes], Value]] = {
     Kind.METER: MeterFrame.decode,
     Kind.AUDIO: AudioPacket.decode,
@@ -88,6 +94,7 @@ _DECODERS: dict[Kind, Callable[[bytes], Value]] = {
     Kind.ALERT: Event.decode,
     Kind.CHECKPOINT: _checkpoint,
     Kind.WAL: _wal_batch,
+    Kind.ACK: _ack,
 }
 
 
@@ -100,6 +107,6 @@ def parse_record(subject: str, payload: bytes, received_ns: int) -> Record:
     parsed = subjects.parse(subject)
     decoder = _DECODERS.get(parsed.kind)
     value = decoder(payload) if decoder is not None else None
-    if isinstance(value, Checkpoint | WalBatch) and value.rack != parsed.rack:
+    if isinstance(value, Checkpoint | WalBatch | Ack) and value.rack != parsed.rack:
         raise DecodeError(f"{parsed.kind.value} of rack {value.rack!r} came on {subject!r}")
     return Record(subject, parsed.rack, parsed.kind, parsed.leaf, payload, received_ns, value)

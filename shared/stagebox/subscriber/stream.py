@@ -36,6 +36,9 @@ OnBad = Literal["raise", "count"]
 
 _log = structlog.get_logger("stagebox.subscriber")
 
+# Kinds that no checkpoint lists, because each message carries its rack's signature.
+_SIGNED_DOMAINS = {Kind.WAL: envelope.DOMAIN_WAL, Kind.ACK: envelope.DOMAIN_ACK}
+
 
 class RecordStream:
     """An asynchronous iterator of records. Made by :meth:`Subscriber.records`."""
@@ -106,8 +109,8 @@ class RecordStream:
             self._emit(record)
         elif record.kind is Kind.CHECKPOINT:
             self._take_signed(record, self._prove(message))
-        elif record.kind is Kind.WAL:
-            self._take_signed(record, self._proves_batch(record))
+        elif record.kind in _SIGNED_DOMAINS:
+            self._take_signed(record, self._proves_itself(record))
         else:
             self._take_live(record, self._verifier)
 
@@ -132,7 +135,7 @@ class RecordStream:
         if proved:
             self._settle(record, Verification.VERIFIED)
             self._emit(record)
-        elif record.kind is Kind.WAL:
+        elif record.kind in _SIGNED_DOMAINS:
             known = self._trust is not None and self._trust.current_key(record.rack) is not None
             why = (
                 "not signed by the rack's last known key"
@@ -144,13 +147,13 @@ class RecordStream:
         else:
             self._settle(record, Verification.BAD, "the checkpoint does not verify")
 
-    def _proves_batch(self, record: Record) -> bool:
+    def _proves_itself(self, record: Record) -> bool:
         public = self._trust.current_key(record.rack) if self._trust is not None else None
         if public is None:
             return False
         try:
             envelope.open_envelope(
-                envelope.DOMAIN_WAL, record.payload, public, max_bytes=LIMITS.max_envelope_bytes
+                _SIGNED_DOMAINS[record.kind], record.payload, public, max_bytes=LIMITS.max_envelope_bytes
             )
         except (DecodeError, VerificationError):
             return False
