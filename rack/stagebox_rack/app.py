@@ -1,15 +1,16 @@
-"""The rack's composition root: identity, bus, journal, audio engine and publisher, wired and unwound.
+"""The rack's composition root: identity, bus, journal, capture, publisher and control, wired and unwound.
 
-Capture starts whether or not the mixer can be reached: what is measured is journalled first and shipped later.
+Capture starts whether or not the mixer can be reached: what is measured is journalled first and shipped later. What
+the rack may do is said by the newest passport it holds: active, it captures and ships; pending or suspended, it says
+that it lives, hears commands, and asks.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -20,44 +21,59 @@ from stagebox import subjects
 from stagebox.bus import BusClient, BusOptions, Failure
 from stagebox.certificates import to_der
 from stagebox.errors import StageboxError
-from stagebox.identity import machine_id
-from stagebox.systemd import Notifier
-from stagebox_rack import state
+from stagebox.passport import PassportStatus
+from stagebox.tasks import end_tasks
 from stagebox_rack.audio.engine import AudioEngine
 from stagebox_rack.audio.measurement import AudioItem
 from stagebox_rack.audio.source_uri import parse_sources
+from stagebox_rack.capturing import Capturing
 from stagebox_rack.checkpointing import CheckpointBuilder
+from stagebox_rack.control import Control
 from stagebox_rack.handover import Handover
 from stagebox_rack.heartbeat import status_body
+from stagebox_rack.identity import succession
+from stagebox_rack.identity.store import Held, IdentityStore
+from stagebox_rack.identity.takeover import Takeover
 from stagebox_rack.limits import LIMITS
 from stagebox_rack.publisher import Publisher
 from stagebox_rack.settings import RackSettings
-from stagebox_rack.state import RackIdentity, StatePaths
+from stagebox_rack.state import RackIdentity
 from stagebox_rack.wal.events import JournalEvent
 from stagebox_rack.wal.shipper import Shipper
 from stagebox_rack.wal.wal import Wal
 
 log = structlog.get_logger()
 
+_STATES = {
+    PassportStatus.ACTIVE: "running",
+    PassportStatus.PENDING: "pending",
+    PassportStatus.SUSPENDED: "suspended",
+}
+
 
 class Rack:
     """One running appliance."""
 
-    def __init__(self, settings: RackSettings, identity: RackIdentity) -> None:
+    def __init__(self, settings: RackSettings, store: IdentityStore, held: Held) -> None:
         self._settings = settings
-        self._identity = identity
-        self._name = identity.passport.name
+        self._paths = store.paths
+        self._name = held.main.passport.name
+        self._status = held.newest.passport.status
+        self._takeover = Takeover(store, held, self, wall=time.time)
+        self._credentials = self._takeover.credentials
         self._specs = parse_sources(settings.sources)
         self._started = time.monotonic()
+        self._boot = uuid7().bytes
         self._tasks: list[asyncio.Task[None]] = []
         self._exit = contextlib.AsyncExitStack()
         self._early_journal_events: list[JournalEvent] = []
         self._early_items: list[AudioItem] = []
         self._publisher: Publisher | None = None
-        self._engine: AudioEngine | None = None
+        self._control: Control | None = None
+        self._shipping = False
 
     async def start(self) -> None:
-        """Start everything; capture is running when this returns.
+        """Start everything; capture is running when this returns, if the passport is active.
 
         Raises:
             StageboxError: a source, the journal or the identity cannot be used; nothing is left running.
@@ -72,58 +88,174 @@ class Rack:
         """Stop capture, send and journal the last records, ship what can be shipped, close."""
         await self._exit.aclose()
 
+    @property
+    def mode(self) -> str:
+        """The state that heartbeats tell: ``running``, ``pending`` or ``suspended``."""
+        return _STATES[self._status]
+
+    def healthy(self) -> bool:
+        """Whether the watchdog may be fed: every task that keeps the rack going still runs."""
+        return bool(self._tasks) and not any(task.done() for task in self._tasks)
+
+    def look_for_identity(self) -> None:
+        """Look at once for an identity that another process staged."""
+        self._takeover.look_soon()
+
+    # --- wiring ------------------------------------------------------------------------------------
+
     async def _start(self) -> None:
-        self._handover = handover = Handover[AudioItem](
+        handover = self._handover = Handover[AudioItem](
             asyncio.get_running_loop(), self._take, max_items=LIMITS.handover_items
         )
-        self._engine = engine = AudioEngine(
-            self._specs, handover.put, monitor_bit_rate=self._settings.monitor_kbit * 1000
+        self._capturing = capturing = Capturing(self._make_engine, handover, alert=self.alert)
+        self._exit.push_async_callback(capturing.stop)
+        if self._status is PassportStatus.ACTIVE:
+            # First of all: a source that cannot be captured must not leave a trace of a start in the journal.
+            await capturing.open()
+        publisher = await self._connect_and_journal()
+        self._exit.push_async_callback(capturing.stop)
+        if self._status is PassportStatus.ACTIVE:
+            await capturing.start()
+        control = self._control = Control(
+            bus=self._bus,
+            takeover=self._takeover,
+            paths=self._paths,
+            settings=self._settings,
+            boot=self._boot,
+            publisher=publisher,
+            say_status=lambda: self._say_status(publisher, self.mode),
         )
-        # First of all: a source that cannot be captured must not leave a trace of a start in the journal.
-        await asyncio.to_thread(engine.open)
-        try:
-            publisher = await self._connect_and_journal()
-            await asyncio.to_thread(engine.start)
-        except BaseException:
-            await asyncio.to_thread(engine.stop)
-            raise
-        self._exit.push_async_callback(self._stop_engine, engine, handover)
+        await control.start()
+        self._exit.push_async_callback(control.stop)
+        for name, work in control.work():
+            self._run(work, name)
         self._run(self._checkpoint_forever(publisher), "checkpoints")
         self._run(self._heartbeat_forever(publisher), "heartbeat")
 
+    def _make_engine(self) -> AudioEngine:
+        return AudioEngine(
+            self._specs, self._handover.put, monitor_bit_rate=self._settings.monitor_kbit * 1000
+        )
+
     async def _connect_and_journal(self) -> Publisher:
-        boot = uuid7().bytes
+        identity = self._credentials.held.main
         self._bus = bus = self._make_bus()
+        self._takeover.attach(bus)
         await bus.start()
         self._exit.push_async_callback(bus.close)
+        earlier = succession.earlier_keys(self._paths, self._name, identity.public)
         self._wal = wal = await Wal.open(
-            self._identity.paths.wal,
+            self._paths.wal,
             rack=self._name,
-            signing_key=self._identity.key,
-            boot=boot,
+            signing_key=identity.key,
+            earlier=earlier,
+            boot=self._boot,
             limits=replace(LIMITS, wal_quota_bytes=self._settings.wal_quota_mib << 20),
             on_event=self._on_journal_event,
         )
         self._exit.push_async_callback(wal.close)
-        self._publisher = publisher = Publisher(
+        self._checkpoints = CheckpointBuilder(
             rack=self._name,
-            boot=boot,
+            boot=self._boot,
+            chain=to_der(identity.chain),
+            key=identity.key,
+            max_digests=LIMITS.checkpoint_digests,
+        )
+        publisher = Publisher(
+            rack=self._name,
+            boot=self._boot,
             bus=bus,
             journal=wal,
-            checkpoints=CheckpointBuilder(
-                rack=self._name,
-                boot=boot,
-                chain=to_der(self._identity.chain),
-                key=self._identity.key,
-                max_digests=LIMITS.checkpoint_digests,
-            ),
+            checkpoints=self._checkpoints,
             now_ns=time.time_ns,
         )
-        self._start_shipper(bus, wal)
+        self._shipper = Shipper(
+            wal, bus, subjects.wal(self._name), identity.key, earlier=earlier, on_event=self._on_journal_event
+        )
+        self._publisher = publisher
+        self._use_rights(fresh=True)
+        self._run(self._shipper.run(), "wal-shipper")
         self._exit.push_async_callback(self._finish, publisher)
-        publisher.event("rack_started", {"boot": boot.hex(), "sources": list(self._settings.sources)})
+        detail = {"boot": self._boot.hex(), "sources": list(self._settings.sources), "state": self.mode}
+        publisher.event("rack_started", detail)
         self._publish_early(publisher)
         return publisher
+
+    def _make_bus(self) -> BusClient:
+        credentials = self._credentials
+        bus = BusClient(
+            BusOptions(
+                servers=credentials.held.newest.servers,
+                name=f"rack:{self._name}",
+                ssl_context=credentials.context,
+                identity=credentials.key,
+                token=credentials.secret,
+                inbox_prefix=subjects.inbox_prefix("rack", self._name),
+            )
+        )
+        bus.on_connected(self._on_connected)
+        bus.on_disconnected(self._on_disconnected)
+        bus.on_attempt_failed(self._takeover.on_failed)
+        return bus
+
+    # --- rights ------------------------------------------------------------------------------------
+
+    async def obey(self, status: PassportStatus) -> None:
+        """Do what the newest passport says; what it forbids has ended when this returns."""
+        previous, self._status = self._status, status
+        if status is PassportStatus.ACTIVE:
+            if previous is not status:
+                self.event("activated", {"before": previous.value})
+                self._capturing.start_soon()
+        else:
+            await self._capturing.stop()
+            if previous is not status:
+                self.event("suspended", {"status": status.value})
+        self._use_rights()
+        if previous is not status and self._publisher is not None:
+            self._say_status(self._publisher, self.mode)
+
+    async def proved(self, previous: RackIdentity, identity: RackIdentity) -> None:
+        """Sign with the identity that the mixer admitted, from the next record on."""
+        self._checkpoints.rebind(chain=to_der(identity.chain), key=identity.key)
+        if identity.public != previous.public:
+            self._shipper.rekey(identity.key)
+            await self._wal.rekey(identity.key)
+        self._use_rights()
+
+    def _use_rights(self, *, fresh: bool = False) -> None:
+        """Ship and publish if the passport allows it and the connection was admitted with one that does.
+
+        ``fresh`` says that the connection is a new one.
+        """
+        if self._publisher is None:
+            return
+        shown = self._credentials.active.passport.status
+        full = self._status is PassportStatus.ACTIVE and shown is PassportStatus.ACTIVE
+        self._publisher.limited = not full
+        before, self._shipping = self._shipping, full and self._bus.connected
+        if self._shipping and (fresh or not before):
+            self._shipper.connected()
+        elif before and not self._shipping:
+            self._shipper.disconnected()
+
+    # --- what happens ------------------------------------------------------------------------------
+
+    def event(self, name: str, detail: dict[str, Any]) -> None:
+        """Publish something that happened."""
+        if self._publisher is not None:
+            self._publisher.event(name, detail)
+
+    def alert(self, name: str, detail: dict[str, Any]) -> None:
+        """Publish something that needs attention."""
+        if self._publisher is not None:
+            self._publisher.alert(name, detail)
+
+    def _take(self, item: AudioItem) -> None:
+        if self._publisher is None:
+            self._early_items.append(item)
+        else:
+            self._publisher.take(item)
 
     def _publish_early(self, publisher: Publisher) -> None:
         events, self._early_journal_events = self._early_journal_events, []
@@ -133,49 +265,16 @@ class Rack:
         for item in items:
             publisher.take(item)
 
-    def _take(self, item: AudioItem) -> None:
-        if self._publisher is None:
-            self._early_items.append(item)
-        else:
-            self._publisher.take(item)
-
-    def healthy(self) -> bool:
-        """Whether the watchdog may be fed: every task that keeps the rack going still runs."""
-        return bool(self._tasks) and not any(task.done() for task in self._tasks)
-
-    def _make_bus(self) -> BusClient:
-        identity = self._identity
-        bus = BusClient(
-            BusOptions(
-                servers=identity.servers,
-                name=f"rack:{self._name}",
-                ssl_context=identity.tls_context(),
-                identity=lambda: identity.key,
-                token=lambda: identity.passport.secret,
-                inbox_prefix=subjects.inbox_prefix("rack", self._name),
-            )
-        )
-        bus.on_connected(self._on_connected)
-        bus.on_disconnected(self._on_disconnected)
-        return bus
-
-    def _start_shipper(self, bus: BusClient, wal: Wal) -> None:
-        self._shipper = Shipper(
-            wal, bus, subjects.wal(self._name), self._identity.key, on_event=self._on_journal_event
-        )
-        if bus.connected:
-            self._shipper.connected()
-        self._run(self._shipper.run(), "wal-shipper")
-
     def _on_connected(self) -> None:
-        if self._publisher is not None:
-            self._shipper.connected()
-            self._publisher.event("snake_connected", {})
+        self._takeover.on_connected()
+        self._use_rights(fresh=True)
+        self.event("snake_connected", {})
+        if self._control is not None:
+            self._control.connected()
 
     def _on_disconnected(self, failure: Failure) -> None:
-        if self._publisher is not None:
-            self._shipper.disconnected()
-            self._publisher.event("snake_disconnected", {"reason": str(failure)})
+        self._use_rights()
+        self.event("snake_disconnected", {"reason": str(failure)})
 
     def _on_journal_event(self, event: JournalEvent) -> None:
         if self._publisher is None:
@@ -193,27 +292,28 @@ class Rack:
 
     async def _heartbeat_forever(self, publisher: Publisher) -> None:
         while True:
-            self._say_status(publisher, "running")
+            self._say_status(publisher, self.mode)
             await asyncio.sleep(self._settings.heartbeat_interval)
 
     def _say_status(self, publisher: Publisher, status: str) -> None:
+        if self._control is None:
+            return
         publisher.status(
             status,
             status_body(
                 uptime_s=time.monotonic() - self._started,
-                identity=self._identity,
-                sources=self._engine.status() if self._engine is not None else (),
+                identity=self._credentials.held.newest,
+                sources=self._capturing.status(),
                 publisher=publisher,
                 handover_dropped=self._handover.dropped,
                 wal=self._wal.stats(),
                 shipper_phase=self._shipper.phase.name.lower(),
                 bus=self._bus,
+                renewal=self._control.renewal_facts(),
             ),
         )
 
-    async def _stop_engine(self, engine: AudioEngine, handover: Handover[AudioItem]) -> None:
-        await asyncio.to_thread(engine.stop)
-        handover.drain()
+    # --- the end -----------------------------------------------------------------------------------
 
     async def _finish(self, publisher: Publisher) -> None:
         """Send the last records of a stopping rack, then end the tasks."""
@@ -225,9 +325,7 @@ class Rack:
         self._say_status(publisher, "stopping")
         publisher.checkpoint()
         await self._settle(publisher)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
 
     async def _settle(self, publisher: Publisher) -> None:
         """Give the last records a bounded chance to reach the mixer; what does not stays in the journal."""
@@ -236,7 +334,8 @@ class Rack:
                 await publisher.journalled()
                 if self._bus.connected:
                     await self._bus.flush()
-                    await self._wal.wait_acknowledged(self._wal.committed)
+                    if not publisher.limited:
+                        await self._wal.wait_acknowledged(self._wal.committed)
 
     def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -247,66 +346,3 @@ class Rack:
         if not task.cancelled() and task.exception() is not None:
             # healthy() turns False, so the service manager restarts the rack; the log says why.
             log.error("task_failed", task=task.get_name(), error=repr(task.exception()))
-
-
-async def wait_enrolled(paths: StatePaths, stopping: asyncio.Event) -> None:
-    """Return when a passport has been stored (or stopping was asked)."""
-    log.info("waiting_for_enrollment", state_dir=str(paths.directory))
-    while not state.has_passport(paths) and not stopping.is_set():
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stopping.wait(), LIMITS.enrolled_poll)
-
-
-async def run(settings: RackSettings, on_ready: Callable[[str], None]) -> None:
-    """Run a rack until SIGTERM or SIGINT.
-
-    Raises:
-        PassportError: no usable passport (exit code 78). StageboxError: it cannot start.
-    """
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    notifier = Notifier()
-    running: list[Rack] = []
-    # Fed from the first READY=1 on, also while there is nothing to do but wait for an identity.
-    watchdog = asyncio.create_task(notifier.watch(lambda: all(r.healthy() for r in running)), name="watchdog")
-    try:
-        parse_sources(settings.sources)  # a wrong setting is said now, not after somebody drove out to enroll
-        paths = StatePaths(settings.state_dir)
-        if settings.wait_for_enrollment and not state.has_passport(paths):
-            state.prepare(paths)
-            notifier.notify("READY=1", "STATUS=waiting for enrollment")
-            await wait_enrolled(paths, stopping)
-        if not stopping.is_set():
-            await _run_enrolled(settings, paths, stopping, notifier, running, on_ready)
-    finally:
-        watchdog.cancel()
-        await asyncio.gather(watchdog, return_exceptions=True)
-
-
-async def _run_enrolled(
-    settings: RackSettings,
-    paths: StatePaths,
-    stopping: asyncio.Event,
-    notifier: Notifier,
-    running: list[Rack],
-    on_ready: Callable[[str], None],
-) -> None:
-    own_machine = settings.machine_id if settings.machine_id is not None else machine_id()
-    identity = state.load(paths, machine_id=own_machine)
-    state.prepare(paths)
-    rack = Rack(settings, identity)
-    await rack.start()
-    running.append(rack)
-    try:
-        log.info("rack_ready", rack=identity.passport.name, cluster=identity.passport.cluster_id)
-        on_ready(identity.passport.name)
-        notifier.notify("READY=1", f"STATUS=running as {identity.passport.name}")
-        await stopping.wait()
-        notifier.notify("STOPPING=1")
-        log.info("rack_stopping")
-    finally:
-        running.clear()
-        await rack.stop()
-        log.info("rack_stopped")

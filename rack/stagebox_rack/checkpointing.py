@@ -37,6 +37,11 @@ class CheckpointBuilder:
         """Whether the open checkpoint must be signed before more is added."""
         return self._count >= self._max_digests
 
+    def rebind(self, *, chain: Sequence[bytes], key: SigningKey) -> None:
+        """Sign with another certificate, and key, from the next checkpoint on; the chain of checkpoints goes on."""
+        self._chain = tuple(chain)
+        self._key = key
+
     def add(self, subject: str, seq: int, payload: bytes, now_ns: int) -> None:
         """List one record."""
         if not self._count:

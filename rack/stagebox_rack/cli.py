@@ -14,10 +14,12 @@ from stagebox.cli.options import (
     PrintConfigOption,
     settings_for,
 )
+from stagebox_rack.cli_renew import RENEW_EXAMPLES, renew
 from stagebox_rack.cli_wal import app as wal_app
 
 app = typer.Typer(help="Run a rack and look into it.", no_args_is_help=True, add_completion=False)
 app.add_typer(wal_app, name="wal")
+app.command("renew", epilog=RENEW_EXAMPLES)(renew)
 
 _EXAMPLES = """
 [bold]Examples[/bold]
@@ -71,9 +73,9 @@ def run(
         log_level=log_level,
         log_format=log_format,
     )
-    from stagebox_rack import app as rack_app
+    from stagebox_rack.process import run as run_rack
 
-    asyncio.run(rack_app.run(settings, on_ready=lambda name: typer.echo(f"rack ready: {name}")))
+    asyncio.run(run_rack(settings, on_ready=lambda name: typer.echo(f"rack ready: {name}")))
 
 
 @app.command()

@@ -71,10 +71,8 @@ def enroll(
         return
     typer.echo(f"enrolled as rack {passport.name} of cluster {passport.cluster_id} ({passport.status.value})")
     if passport.status.value == "pending":
-        typer.echo("an operator must approve it now: stagebox admin racks approve " + passport.name)
-        typer.echo("then run this command again with the same token")
-    else:
-        typer.echo(f"start it: stagebox rack run --state-dir {settings.state_dir}")
+        typer.echo(f"it captures once an operator approves it: stagebox admin racks approve {passport.name}")
+    typer.echo(f"start it: stagebox rack run --state-dir {settings.state_dir}")
 
 
 def _read_token(path: Path | None) -> str:

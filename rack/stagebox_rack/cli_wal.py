@@ -68,7 +68,8 @@ def verify_command(
     paths = _paths(ctx, state_dir, config)
     try:
         with _progress("verifying", quiet=as_json) as progress:
-            report = verify(paths.wal, _rack_public(paths), progress=progress)
+            public, earlier = _rack_keys(paths)
+            report = verify(paths.wal, public, earlier=earlier, progress=progress)
     except JournalDamageError as error:
         if as_json:
             typer.echo(json.dumps({"verified": False, **asdict(error.report)}))
@@ -95,7 +96,10 @@ def export_command(
 
     paths = _paths(ctx, state_dir, config)
     with _progress("exporting", quiet=as_json) as progress:
-        report = export(paths.wal, out, fmt or out.suffix.lstrip("."), _rack_public(paths), progress=progress)
+        public, earlier = _rack_keys(paths)
+        report = export(
+            paths.wal, out, fmt or out.suffix.lstrip("."), public, earlier=earlier, progress=progress
+        )
     if as_json:
         typer.echo(json.dumps(asdict(report)))
     else:
@@ -115,11 +119,14 @@ def _paths(ctx: typer.Context, state_dir: Path | None, config: Path | None) -> S
     return paths
 
 
-def _rack_public(paths: StatePaths) -> bytes:
+def _rack_keys(paths: StatePaths) -> tuple[bytes, tuple[bytes, ...]]:
+    """Return the rack's key and those it had before."""
     from stagebox import passport
+    from stagebox_rack.identity.succession import earlier_keys
     from stagebox_rack.state import pinned_cluster
 
-    return passport.read(paths.passport, pinned_cluster(paths)).rack_public
+    held = passport.read(paths.passport, pinned_cluster(paths))
+    return held.rack_public, earlier_keys(paths, held.name, held.rack_public)
 
 
 @contextmanager

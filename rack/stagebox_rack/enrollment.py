@@ -10,14 +10,12 @@ import base64
 import binascii
 import datetime
 import hmac
-import http.client
 import json
 import re
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -32,58 +30,17 @@ from stagebox.errors import (
     StageboxError,
     VerificationError,
 )
-from stagebox.loopback import is_loopback
 from stagebox.passport import Passport
 from stagebox.tls import client_context
-from stagebox_rack import state
+from stagebox_rack import mixer_http, state
+from stagebox_rack.identity import staging
 from stagebox_rack.limits import LIMITS
+from stagebox_rack.mixer_http import MixerAddress, UnreachableError, parse_mixer_url
 from stagebox_rack.state import Enrolled, StatePaths
 
-_AUTHORITY = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?\Z")  # no user, space or zone
+__all__ = ["MixerAddress", "check_pin", "enroll", "parse_mixer_url", "verify_reply"]
+
 _PIN = re.compile(r"sha256:[0-9a-f]{64}\Z")
-
-
-@dataclass(frozen=True)
-class MixerAddress:
-    """A checked ``--mixer`` URL."""
-
-    url: str
-    host: str
-    port: int
-    secure: bool
-
-
-def parse_mixer_url(url: str) -> MixerAddress:
-    """Check the mixer's URL. Plaintext is for loopback only.
-
-    Raises:
-        ConfigError: not https (or loopback http), or malformed.
-    """
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port, parts = None, None, urlsplit("")
-    if not host or parts.scheme not in ("https", "http") or not _AUTHORITY.match(parts.netloc):
-        # The value is not repeated: it may be a mistyped token, or carry a password.
-        raise ConfigError("--mixer is not a mixer URL", remedy="use --mixer https://<host>:8443")
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ConfigError(
-            f"the mixer URL has more than host and port {parts.netloc!r}",
-            remedy=f"use --mixer {parts.scheme}://{parts.netloc}",
-        )
-    if parts.scheme == "http" and not is_loopback(host):
-        raise ConfigError(
-            f"{url!r} would send the enrollment token in plaintext to {host}",
-            remedy=f"use --mixer https://{parts.netloc}",
-        )
-    secure = parts.scheme == "https"
-    return MixerAddress(
-        f"{parts.scheme}://{parts.netloc}",
-        host,
-        port if port is not None else (443 if secure else 80),
-        secure,
-    )
 
 
 def check_pin(pin: str) -> str:
@@ -120,7 +77,9 @@ def enroll(
         "machine_id": machine_id,
         "rack": rack if rack is not None else (previous.name if previous is not None else None),
     })  # fmt: skip
-    enrolled = verify_reply(reply, roots=roots, key=key, host=mixer.host)
+    enrolled = replace(
+        verify_reply(reply, roots=roots, key=key, host=mixer.host), api=(mixer.url,) if mixer.secure else ()
+    )
     passport = passports.verify(enrolled.passport, enrolled.cluster_public)
     passports.check_binding(passport, machine_id=machine_id, rack_public=key.public_key().public_bytes_raw())
     _check_succession(previous, passport)
@@ -170,7 +129,11 @@ def _previous(paths: StatePaths) -> Passport | None:
     """Return who this state directory belongs to; a damaged passport is not silently replaced."""
     if not state.has_passport(paths):
         return None
-    return passports.read(paths.passport, state.pinned_cluster(paths))
+    staging.recover(paths)
+    held = [paths, *staging.waiting(paths)]
+    # A staged passport is one this rack was given: an enrollment must not go behind it either.
+    found = [passports.read(files.passport, state.pinned_cluster(paths)) for files in held]
+    return max(found, key=lambda passport: passport.serial)
 
 
 def _check_succession(previous: Passport | None, fresh: Passport) -> None:
@@ -214,30 +177,20 @@ def _post(mixer: MixerAddress, roots: list[x509.Certificate], body: dict[str, An
 def _call(
     mixer: MixerAddress, method: str, path: str, context: ssl.SSLContext, body: dict[str, Any] | None
 ) -> Mapping[str, Any]:
-    # The standard library's client: two requests do not earn a third of a second of imports.
-    connection = _connection(mixer, context)
-    headers = {"Content-Type": "application/json", "Connection": "close"}
+    content = None if body is None else json.dumps(body).encode()
     try:
-        connection.request(method, path, None if body is None else json.dumps(body).encode(), headers)
-        reply = connection.getresponse()
-        return _parse_reply(mixer, reply.status, reply.read(LIMITS.enroll_reply_bytes + 1))
-    except (OSError, http.client.HTTPException, UnicodeError) as error:  # a host name no resolver takes
+        status, answer = mixer_http.call(
+            mixer, method, path, context, body=content,
+            headers={"Content-Type": "application/json"}, max_bytes=LIMITS.enroll_reply_bytes,
+        )  # fmt: skip
+    except UnreachableError as error:
         raise EnrollmentError(
-            f"cannot reach the mixer {mixer.url}: {_reason(error)}",
+            error.message,
             remedy="check --mixer, the network and that the mixer runs"
             if mixer.secure
             else "a mixer speaks https:// unless something in front of it speaks http://",
         ) from None
-    finally:
-        connection.close()
-
-
-def _connection(mixer: MixerAddress, context: ssl.SSLContext) -> http.client.HTTPConnection:
-    if mixer.secure:
-        return http.client.HTTPSConnection(
-            mixer.host, mixer.port, timeout=LIMITS.enroll_timeout, context=context
-        )
-    return http.client.HTTPConnection(mixer.host, mixer.port, timeout=LIMITS.enroll_timeout)
+    return _parse_reply(mixer, status, answer)
 
 
 def _parse_reply(mixer: MixerAddress, status: int, content: bytes) -> Mapping[str, Any]:
@@ -256,8 +209,3 @@ def _parse_reply(mixer: MixerAddress, status: int, content: bytes) -> Mapping[st
             remedy=remedy if isinstance(remedy, str) else None,
         )
     return data
-
-
-def _reason(error: Exception) -> str:
-    cause = error.__cause__ or error
-    return str(cause) or type(cause).__name__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -25,6 +25,7 @@ def status_body(
     wal: WalStats,
     shipper_phase: str,
     bus: BusClient,
+    renewal: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the body of a status record; its fields are listed in docs/reference/subjects.md."""
     return {
@@ -39,6 +40,7 @@ def status_body(
         "transport": _transport(bus),
         "certificate_not_after": int(identity.chain[0].not_valid_after_utc.timestamp()),
         "passport_serial": identity.passport.serial,
+        "renewal": dict(renewal),
     }
 
 

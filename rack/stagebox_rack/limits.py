@@ -93,6 +93,58 @@ class RackLimits:
     enroll_reply_bytes: int = 256 << 10
     enrolled_poll: float = 0.05  # how often a waiting rack looks for its passport
 
+    # --- commands --------------------------------------------------------------------------------
+    command_max_ttl: int = 24 * 3600  # a command that lives longer is refused
+    command_skew: int = 300  # how far ahead of ours the mixer's clock may be
+    command_run: float = 30.0  # how long one command may take
+    command_mark_bytes: int = 16 << 10
+    commands_pending: int = 256
+    command_refusal_window: float = 60.0  # refusals of one reason are folded into one alert
+    command_refusals_kept: int = 64  # refused commands whose ack is kept, to be sent again as it is
+
+    # --- identity: staging and locks -------------------------------------------------------------
+    identity_lock_wait: float = 10.0
+    lock_poll: float = 0.02
+    identity_poll: float = 2.0  # how often a running rack looks for what another process staged
+    staged_identities: int = 8  # that wait to be proved, at most
+    succession_statements: int = 64
+    succession_bytes: int = 64 << 10
+
+    # --- renewal ---------------------------------------------------------------------------------
+    renew_due_share: float = 2 / 3  # of a certificate's life, from its begin
+    renew_jitter_share: float = 1 / 12  # on top, at most
+    renew_overdue_life_share: float = 1 / 4  # of life left, or the next field, whichever is less, is an alert
+    renew_overdue: float = 7 * 86_400.0
+    renew_alert_repeat: float = 86_400.0
+    renew_retry_life_share: float = 1e-3  # the first back-off, within the two bounds below
+    renew_retry_min: float = 1.0
+    renew_retry_first_max: float = 60.0
+    renew_retry_cap_life_share: float = 1e-2
+    renew_retry_cap: float = 3_600.0
+    renew_retry_cut_off_cap: float = 900.0  # while no connection is possible without it
+    renew_cut_off_first: float = (
+        5.0  # at most, from a certificate's end or the next field, until HTTPS is tried
+    )
+    renew_refused_for: float = 20.0  # admission refuses for this long before HTTPS is tried
+    renew_check: float = 30.0  # the schedule is looked at this often: wall clocks jump
+    renew_request_timeout: float = 10.0
+    renew_repeat_for: int = 3_600  # seconds a request is repeated unchanged
+    renew_answer_bytes: int = 512 << 10
+    renew_command_timeout: float = 120.0
+    renew_command_kill: float = 2.0  # between SIGTERM and SIGKILL
+    renew_command_output: int = 8 << 10  # bytes of it that reach the log
+    renew_command_chain: int = 64 << 10
+    prove_retry: float = (
+        60.0  # a staged identity that was refused is shown again after this long, then twice that, …
+    )
+    prove_retry_max: float = 3_600.0
+    capture_retry: float = 10.0  # between two tries to start capture after an activation
+
+    # --- sync ------------------------------------------------------------------------------------
+    sync_interval: float = 600.0
+    sync_retry: float = 30.0
+    deny_lists_pending: int = 16
+
     # --- publishing ------------------------------------------------------------------------------
     handover_items: int = 4096  # audio items waiting for the event loop
     checkpoint_digests: int = 4096  # in one checkpoint, over all subjects

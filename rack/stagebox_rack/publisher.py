@@ -1,8 +1,8 @@
 """Makes records of what the rack measured and did, and sends each where it belongs.
 
 Live: on the bus at once; what the bus cannot take is counted and gone. Durable: in the journal. Meter frames,
-status, events, alerts and checkpoints go both ways; audio packets are live only. Every live record is listed in the
-next checkpoint. Runs on the event loop; nothing here waits.
+status, events, alerts, acks and checkpoints go both ways; audio packets are live only. Every live record without a
+signature of its own is listed in the next checkpoint. Runs on the event loop; nothing here waits.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from stagebox_rack.checkpointing import CheckpointBuilder
 
 log = structlog.get_logger()
 
+_ALWAYS_LIVE = frozenset({Kind.STATUS, Kind.ACK})
+
 
 class LiveBus(Protocol):
     """What is needed of the bus client."""
@@ -46,7 +48,11 @@ class Journal(Protocol):
 
 
 class Publisher:
-    """One rack's records. ``boot`` is the 16-byte id of this process start."""
+    """One rack's records. ``boot`` is the 16-byte id of this process start.
+
+    While ``limited`` is True (pending, suspended) only status and acks go live: the bus takes nothing else from such
+    a rack. The journal takes everything.
+    """
 
     def __init__(
         self,
@@ -69,6 +75,7 @@ class Publisher:
         self.dropped: Counter[str] = Counter()
         self.not_journalled = 0
         self._last_append: asyncio.Future[int] | None = None
+        self.limited = False
 
     async def journalled(self) -> None:
         """Return when everything appended so far is durable, or was refused."""
@@ -107,8 +114,14 @@ class Publisher:
         if data is None:
             return
         subject = subjects.checkpoint(self._rack)
-        self._count(subject, self._bus.publish(subject, data))
+        self._live(Kind.CHECKPOINT, subject, data)
         self._append(Kind.CHECKPOINT, now, subject, data)
+
+    def ack(self, data: bytes) -> None:
+        """Publish the answer to a command, which carries its own signature."""
+        subject = subjects.ack(self._rack)
+        self._live(Kind.ACK, subject, data)
+        self._append(Kind.ACK, self._now_ns(), subject, data, urgent=True)
 
     def _meter(self, item: MeterMeasurement) -> None:
         subject = subjects.meter(self._rack, item.source)
@@ -176,13 +189,16 @@ class Publisher:
         urgent: bool = False,
     ) -> None:
         self._checkpoints.add(subject, seq, data, time_ns)
-        self._count(subject, self._bus.publish(subject, data))
+        self._live(kind, subject, data)
         if journalled:
             self._append(kind, time_ns, subject, data, urgent=urgent)
         if self._checkpoints.full:
             self.checkpoint()
 
-    def _count(self, subject: str, sent: bool) -> None:
+    def _live(self, kind: Kind, subject: str, data: bytes) -> None:
+        if self.limited and kind not in _ALWAYS_LIVE:
+            return
+        sent = self._bus.publish(subject, data)
         (self.published if sent else self.dropped)[subject] += 1
 
     def _append(self, kind: Kind, time_ns: int, subject: str, data: bytes, *, urgent: bool = False) -> None:

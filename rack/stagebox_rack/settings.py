@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, field_validator
+from pydantic_settings import NoDecode
 
 from stagebox.config.section import CommaList, SectionSettings, UserPath
 from stagebox_rack.limits import LIMITS
+
+
+def _argv(value: object) -> object:
+    return tuple(shlex.split(value)) if isinstance(value, str) else value
+
+
+ArgumentList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_argv)]
+"""A program and its arguments; as one text it is split like a shell would, but no shell ever runs it."""
 
 
 class RackSettings(SectionSettings):
@@ -45,3 +55,22 @@ class RackSettings(SectionSettings):
     wal_quota_mib: Annotated[
         int, Field(ge=64, description="acknowledged journal data beyond this may be evicted, MiB")
     ] = LIMITS.wal_quota_bytes >> 20
+    mixer_url: Annotated[
+        str | None, Field(description="API of a mixer for renewal over HTTPS, instead of the enrolled one")
+    ] = None
+    rekey_on_renewal: Annotated[bool, Field(description="make a new identity key at every renewal")] = False
+    renew_command: Annotated[
+        ArgumentList, Field(description="program that renews the certificate instead of the mixer")
+    ] = ()
+    renew_command_timeout: Annotated[
+        float, Field(ge=1, le=3600, description="seconds the renew command may take")
+    ] = LIMITS.renew_command_timeout
+
+    @field_validator("mixer_url")
+    @classmethod
+    def _https(cls, value: str | None) -> str | None:
+        from stagebox_rack.mixer_http import parse_mixer_url
+
+        if value is not None and not parse_mixer_url(value, "rack.mixer_url").secure:
+            raise ValueError("renewal needs https://")
+        return value

@@ -2,7 +2,7 @@
 
 ``state.flux`` is written last and is the commit point: without it there is no identity, with it everything it
 needs is there. A passport that does not verify stops the rack; nothing here is ever wiped or replaced on
-unsigned input.
+unsigned input. A renewed identity is staged under ``next/`` first: see ``identity/``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -21,15 +22,17 @@ from stagebox.certificates import load_certificates, public_ed25519, spiffe_iden
 from stagebox.errors import KeyFileError, PassportError, StorageError
 from stagebox.files import check_writable_dir, make_private_dir, write_atomic
 from stagebox.keyfiles import encode_public, load_ed25519, load_public, save_private_key, signing_key
-from stagebox.passport import Passport, PassportStatus
+from stagebox.limits import LIMITS
+from stagebox.passport import Passport
 from stagebox.tls import client_context
 
 SNAKE_VERSION = 1
+API_PORT = 8443  # of the mixer's HTTPS, where an identity from before it was recorded does not say
 
 
 @dataclass(frozen=True)
-class StatePaths:
-    """Where each file stands."""
+class IdentityFiles:
+    """The three files of one identity, in the state directory itself or in a slot of ``next/``."""
 
     directory: Path
 
@@ -47,6 +50,41 @@ class StatePaths:
     def certificate(self) -> Path:
         """Client certificate and issuing CA, PEM."""
         return self.directory / "rack.pem"
+
+
+@dataclass(frozen=True)
+class StatePaths(IdentityFiles):
+    """Where each file stands."""
+
+    @property
+    def next(self) -> Path:
+        """Staged identities, see ``identity/recovery.py``."""
+        return self.directory / "next"
+
+    @property
+    def trust(self) -> Path:
+        """The newest signed trust bundle; ``ca.pem`` is made from it."""
+        return self.directory / "trust.cbor"
+
+    @property
+    def denied(self) -> Path:
+        """The newest signed deny list this rack has seen."""
+        return self.directory / "denied.flux"
+
+    @property
+    def succession(self) -> Path:
+        """Which key signed for which to follow it, CBOR."""
+        return self.directory / "succession.cbor"
+
+    @property
+    def identity_lock(self) -> Path:
+        """Held while the files of an identity are moved."""
+        return self.directory / "identity.lock"
+
+    @property
+    def renewal_lock(self) -> Path:
+        """Held by whoever renews."""
+        return self.directory / "renewal.lock"
 
     @property
     def roots(self) -> Path:
@@ -79,6 +117,14 @@ class RackIdentity:
     roots_pem: bytes
     servers: tuple[str, ...]
     paths: StatePaths
+    api: tuple[str, ...] = ()
+    flux: bytes = field(default=b"", repr=False)
+    slot: IdentityFiles | None = None
+
+    @property
+    def public(self) -> bytes:
+        """The identity key's public half, 32 bytes."""
+        return bytes(self.key.verify_key)
 
     def tls_context(self) -> ssl.SSLContext:
         """Return the client context of the snake.
@@ -86,7 +132,8 @@ class RackIdentity:
         Raises:
             TlsError: certificate or key cannot be loaded.
         """
-        return client_context(self.roots_pem, self.paths.certificate, self.paths.identity_key)
+        files = self.slot if self.slot is not None else self.paths
+        return client_context(self.roots_pem, files.certificate, files.identity_key)
 
 
 @dataclass(frozen=True)
@@ -98,6 +145,7 @@ class Enrolled:
     roots_pem: bytes
     cluster_public: bytes
     servers: tuple[str, ...]
+    api: tuple[str, ...] = ()
 
 
 def prepare(paths: StatePaths) -> None:
@@ -127,10 +175,14 @@ def store(paths: StatePaths, enrolled: Enrolled) -> None:
     Raises:
         StorageError: a file cannot be written. What was there before still works or is still incomplete.
     """
+    # The operator's pin says which root counts now; a bundle of before would put its own back.
+    paths.trust.unlink(missing_ok=True)
     write_atomic(paths.roots, enrolled.roots_pem, mode=0o644)
     write_atomic(paths.cluster_public, encode_public(enrolled.cluster_public), mode=0o644)
     write_atomic(paths.certificate, enrolled.certificate_pem, mode=0o644)
     snake = {"v": SNAKE_VERSION, "servers": list(enrolled.servers)}
+    if enrolled.api:
+        snake["api"] = list(enrolled.api)
     write_atomic(paths.snake, json.dumps(snake).encode())
     write_atomic(paths.passport, enrolled.passport)
 
@@ -153,11 +205,13 @@ def has_passport(paths: StatePaths) -> bool:
     return True
 
 
-def load(paths: StatePaths, *, machine_id: int) -> RackIdentity:
-    """Load and verify the rack's identity.
+def load(paths: StatePaths, *, machine_id: int, slot: IdentityFiles | None = None) -> RackIdentity:
+    """Load and verify the rack's identity, the main one or that in ``slot``.
+
+    It may be pending or suspended, and it may have ended: what it allows is not judged here.
 
     Raises:
-        PassportError: not enrolled, pending or suspended, or something does not verify (exit code 78).
+        PassportError: not enrolled, or something does not verify (exit code 78).
         KeyFileError, StorageError: a file is missing or damaged.
     """
     if not has_passport(paths):
@@ -165,29 +219,43 @@ def load(paths: StatePaths, *, machine_id: int) -> RackIdentity:
             f"this rack is not enrolled: there is no passport {paths.passport}",
             remedy="stagebox admin enroll --state-dir … --mixer … --token … --ca-pin …",
         )
-    passport = passports.read(paths.passport, pinned_cluster(paths))
-    private = load_ed25519(paths.identity_key)
+    files = slot if slot is not None else paths
+    flux = read_passport(files.passport)
+    passport = passports.verify(flux, pinned_cluster(paths))
+    private = load_ed25519(files.identity_key)
     public = private.public_key().public_bytes_raw()
     passports.check_binding(passport, machine_id=machine_id, rack_public=public)
-    if passport.status is not PassportStatus.ACTIVE:
-        raise PassportError(
-            f"rack {passport.name!r} is {passport.status.value}",
-            remedy="let an operator approve it (stagebox admin racks approve), then enroll again",
-        )
-    chain = tuple(load_certificates(paths.certificate))
+    chain = tuple(load_certificates(files.certificate))
     if public_ed25519(chain[0]) != public or spiffe_identity(chain[0]) != passport.rack_id:
         raise PassportError(
-            f"the certificate {paths.certificate} is not that of rack {passport.name!r}",
+            f"the certificate {files.certificate} is not that of rack {passport.name!r}",
             remedy="restore the state directory from one backup, or enroll again",
         )
+    servers, api = _snake(paths.snake)
     return RackIdentity(
         passport=passport,
         key=signing_key(private),
         chain=chain,
         roots_pem=_read(paths.roots),
-        servers=_servers(paths.snake),
+        servers=servers,
         paths=paths,
+        api=api,
+        flux=flux,
+        slot=slot,
     )
+
+
+def read_passport(path: Path) -> bytes:
+    """Return the bytes of a passport file, not yet verified.
+
+    Raises:
+        PassportError: missing or unreadable.
+    """
+    try:
+        with path.open("rb") as stream:
+            return stream.read(LIMITS.max_passport_bytes + 1)
+    except OSError as error:
+        raise PassportError(f"cannot read the passport {path}: {error.strerror}") from None
 
 
 def pinned_cluster(paths: StatePaths) -> bytes:
@@ -212,14 +280,23 @@ def _read(path: Path) -> bytes:
         raise StorageError(f"cannot read {path}: {error.strerror}", remedy="enroll this rack again") from None
 
 
-def _servers(path: Path) -> tuple[str, ...]:
+def _snake(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the addresses of the snake and of the API."""
     try:
         data = json.loads(_read(path))
-        servers = data["servers"]
-        if data["v"] != SNAKE_VERSION or not isinstance(servers, list) or not servers:
+        servers, api = data["servers"], data.get("api", [])
+        if data["v"] != SNAKE_VERSION or not servers:
             raise ValueError
-        if not all(isinstance(item, str) and item.startswith("wss://") for item in servers):
-            raise ValueError
-    except (ValueError, KeyError, TypeError):
+        for addresses, scheme in ((servers, "wss://"), (api, "https://")):
+            if not isinstance(addresses, list):
+                raise ValueError
+            if not all(isinstance(item, str) and item.startswith(scheme) for item in addresses):
+                raise ValueError
+        return tuple(servers), tuple(api) or (_default_api(servers[0]),)
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise StorageError(f"{path} is damaged", remedy="enroll this rack again") from None
-    return tuple(servers)
+
+
+def _default_api(server: str) -> str:
+    host = urlsplit(server).hostname or ""
+    return f"https://{f'[{host}]' if ':' in host else host}:{API_PORT}"

@@ -7,6 +7,8 @@ See docs/reference/envelope.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
@@ -24,6 +26,7 @@ DOMAIN_COMMAND = b"stagebox.command.v1\0"
 DOMAIN_ACK = b"stagebox.ack.v1\0"
 DOMAIN_TRUST = b"stagebox.trust.v1\0"
 DOMAIN_DENY_LIST = b"stagebox.denylist.v1\0"
+DOMAIN_SUCCESSION = b"stagebox.succession.v1\0"
 
 SIGNATURE_BYTES = 64
 
@@ -107,6 +110,29 @@ def verify(domain: bytes, payload: bytes, signature: bytes, public: bytes) -> No
     except (BadSignatureError, ValueError, TypeError):
         purpose = domain.rstrip(b"\0").decode("ascii")
         raise VerificationError(f"signature does not verify for purpose {purpose}") from None
+
+
+def open_by_any(
+    domain: bytes, data: bytes, publics: Sequence[bytes], *, max_bytes: int = LIMITS.max_envelope_bytes
+) -> bytes:
+    """Return the payload of an envelope that one of ``publics`` signed; the likeliest key comes first.
+
+    Raises:
+        DecodeError: not an envelope.
+        VerificationError: the signature is none of theirs over this domain and payload.
+    """
+    _check_domain(domain)
+    payload, signature = split(data, max_bytes=max_bytes)
+    for public in publics[:-1]:
+        try:
+            verify(domain, payload, signature, public)
+        except VerificationError:
+            continue
+        return payload
+    if not publics:
+        raise ValueError("an envelope is verified by at least one key")
+    verify(domain, payload, signature, publics[-1])
+    return payload
 
 
 def _check_domain(domain: bytes) -> None:

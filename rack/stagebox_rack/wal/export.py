@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -49,6 +49,7 @@ def export(
     fmt: ExportFormat | str,
     rack_public: bytes,
     *,
+    earlier: Collection[bytes] = (),
     progress: Progress | None = None,
 ) -> ExportReport:
     """Write every record of the journal in ``directory`` that verifies to ``out``.
@@ -63,7 +64,7 @@ def export(
         raise InputError(f"{fmt!r} is no export format", remedy="use parquet, jsonl or csv") from None
     if out.exists():
         raise InputError(f"{out} exists and is not overwritten", remedy="choose another name")
-    reader = JournalReader(directory, rack_public)
+    reader = JournalReader(directory, rack_public, earlier)
     report = ExportReport(0, 0, 0, [])
     rows = _rows(reader, report, progress)
     temporary = out.with_name(out.name + ".part")

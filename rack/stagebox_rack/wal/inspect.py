@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,16 +95,22 @@ def list_files(directory: Path) -> list[FileEntry]:
     return entries
 
 
-def verify(directory: Path, rack_public: bytes, *, progress: Progress | None = None) -> VerifyReport:
+def verify(
+    directory: Path,
+    rack_public: bytes,
+    *,
+    earlier: Collection[bytes] = (),
+    progress: Progress | None = None,
+) -> VerifyReport:
     """Verify everything in ``directory``: seals, hashes, every frame, the chain and the high-water mark.
 
-    ``progress`` gets (bytes done, bytes in all).
+    ``earlier`` are keys the rack had before; ``progress`` gets (bytes done, bytes in all).
 
     Raises:
         JournalDamageError: something does not verify; the whole journal was looked at first.
         StorageError, KeyFileError: there is no journal, or its key cannot be used.
     """
-    reader = JournalReader(directory, rack_public)
+    reader = JournalReader(directory, rack_public, earlier)
     report = VerifyReport()
     # Read first: a mark taken after the files could be ahead of what we saw of a running journal.
     mark = reader.mark()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,8 +31,12 @@ class Opened:
     events: tuple[JournalEvent, ...]
 
 
-def open_directory(directory: Path, rack: str, public: bytes, disk: Disk) -> Opened:
+def open_directory(
+    directory: Path, rack: str, public: bytes, disk: Disk, earlier: Collection[bytes] = ()
+) -> Opened:
     """Lock and recover the journal in ``directory``, which is made if missing.
+
+    ``earlier`` are the keys this rack proved to have had before ``public``.
 
     Raises:
         StorageError: another process has it, or the disk refuses.
@@ -43,9 +48,9 @@ def open_directory(directory: Path, rack: str, public: bytes, disk: Disk) -> Ope
     lock = Lock(directory / "lock")
     lock.acquire()
     try:
-        keyring = _keyring(layout, public)
+        keyring = _keyring(layout, public, earlier)
         mark_file = MarkFile(layout.mark, keyring, disk)
-        recovered = recover(layout, keyring, mark_file.load(), rack=rack, public=public)
+        recovered = recover(layout, keyring, mark_file.load(), rack=rack, public=public, earlier=earlier)
         events = list(recovered.events)
         try:
             acknowledged = load_cursor(layout.cursor, rack, keyring.journal)
@@ -58,10 +63,10 @@ def open_directory(directory: Path, rack: str, public: bytes, disk: Disk) -> Ope
     return Opened(layout, lock, keyring, mark_file, recovered, acknowledged, tuple(events))
 
 
-def _keyring(layout: Layout, public: bytes) -> Keyring:
+def _keyring(layout: Layout, public: bytes, earlier: Collection[bytes]) -> Keyring:
     if layout.kek.exists():
         keyring = load_keyring(layout.kek)
-        if keyring.rack_public != public:
+        if keyring.rack_public != public and keyring.rack_public not in earlier:
             raise VerificationError(
                 f"the journal in {layout.root} belongs to another identity key than this rack's",
                 remedy=f"was the rack enrolled anew? move {layout.root} away (it stays readable with "

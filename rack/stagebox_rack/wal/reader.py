@@ -6,7 +6,7 @@ read is looked up again, never reported as missing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class JournalReader:
         KeyFileError: its key file cannot be used.
     """
 
-    def __init__(self, directory: Path, rack_public: bytes) -> None:
+    def __init__(self, directory: Path, rack_public: bytes, earlier: Collection[bytes] = ()) -> None:
         self.layout = Layout(directory)
         if not self.layout.hot.is_dir() or not self.layout.segments.is_dir():
             raise StorageError(
@@ -47,6 +47,7 @@ class JournalReader:
             )
         self.keyring: Keyring = load_keyring(self.layout.kek)
         self._public = rack_public
+        self._earlier = tuple(earlier)
 
     def mark(self) -> Mark | None:
         """Return the high-water mark, or None when none verifies."""
@@ -97,8 +98,8 @@ class JournalReader:
         parquet = SegmentFiles.of(stem).parquet
         size = parquet.stat().st_size if parquet.exists() else 0
         try:
-            seal = load_seal(stem, self._public)
-            batches = tuple(read_segment(stem, self.keyring, self._public))
+            seal = load_seal(stem, self._public, self._earlier)
+            batches = tuple(read_segment(stem, self.keyring, self._public, self._earlier))
         except StageboxError as error:
             if not SegmentFiles.of(stem).seal.exists():
                 raise FileNotFoundError(stem) from None

@@ -9,6 +9,7 @@ journal instead of emptying it.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -41,7 +42,15 @@ class Recovered:
         self.events.append(JournalEvent(name, "alert" if severity == "alert" else "warning", detail))
 
 
-def recover(layout: Layout, keyring: Keyring, mark: Mark | None, *, rack: str, public: bytes) -> Recovered:
+def recover(
+    layout: Layout,
+    keyring: Keyring,
+    mark: Mark | None,
+    *,
+    rack: str,
+    public: bytes,
+    earlier: Collection[bytes] = (),
+) -> Recovered:
     """Read a journal's directory. Call with the journal's lock held.
 
     Raises:
@@ -53,7 +62,7 @@ def recover(layout: Layout, keyring: Keyring, mark: Mark | None, *, rack: str, p
     _remove_temporaries(layout)
     # A mark or a data key that opened proves the KEK; after that, what does not open is damaged.
     proven = mark is not None
-    _segments(layout, keyring, found, rack=rack, public=public, kek_proven=proven)
+    _segments(layout, keyring, found, rack=rack, keys=(public, earlier), kek_proven=proven)
     _hot_files(layout, keyring, found, rack=rack, mark=mark, kek_proven=proven or bool(found.segments))
     _continuity(found)
     _place_head(layout, found, mark)
@@ -68,7 +77,13 @@ def _remove_temporaries(layout: Layout) -> None:
 
 
 def _segments(
-    layout: Layout, keyring: Keyring, found: Recovered, *, rack: str, public: bytes, kek_proven: bool
+    layout: Layout,
+    keyring: Keyring,
+    found: Recovered,
+    *,
+    rack: str,
+    keys: tuple[bytes, Collection[bytes]],
+    kek_proven: bool,
 ) -> None:
     for stem in layout.segment_stems():
         paths = SegmentFiles.of(stem)
@@ -78,7 +93,7 @@ def _segments(
             files.fsync_dir(layout.segments)
             continue
         try:
-            seal = load_seal(stem, public)
+            seal = load_seal(stem, *keys)
         except StageboxError as error:
             _quarantine_segment(layout, stem, error, found)
             continue

@@ -7,6 +7,7 @@ about it). The seal is written last: a segment without a seal does not count.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from nacl.signing import SigningKey
@@ -65,14 +66,15 @@ class Seal:
         return envelope.seal(envelope.DOMAIN_SEAL, self.payload(), key)
 
 
-def open_seal(data: bytes, public: bytes) -> Seal:
-    """Verify and parse a seal file.
+def open_seal(data: bytes, public: bytes, earlier: Collection[bytes] = ()) -> Seal:
+    """Verify and parse a seal file; ``earlier`` are the keys this rack had before it was rekeyed.
 
     Raises:
         DecodeError: malformed or of an unknown version.
-        VerificationError: not signed by ``public``.
+        VerificationError: signed by none of these keys.
     """
-    payload = envelope.open_envelope(envelope.DOMAIN_SEAL, data, public, max_bytes=LIMITS.wal_seal_bytes)
+    keys = (public, *earlier)
+    payload = envelope.open_by_any(envelope.DOMAIN_SEAL, data, keys, max_bytes=LIMITS.wal_seal_bytes)
     what = "segment seal"
     fields = cbor.expect_map(cbor.decode_canonical(payload, max_bytes=LIMITS.wal_seal_bytes), what)
     version = cbor.take_uint(fields, "Version", what)

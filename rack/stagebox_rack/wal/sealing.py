@@ -90,6 +90,11 @@ class Sealer:
         self._random = random
         self._lock = threading.Lock()
 
+    def rekey(self, signing_key: SigningKey) -> None:
+        """Seal with another key from the next segment on."""
+        with self._lock:
+            self._signing_key = signing_key
+
     def seal(self, span: HotSpan) -> list[SegmentSpan]:
         """Seal one frozen hot file and remove it.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,7 +120,7 @@ def _metadata(
     }
 
 
-def load_seal(stem: Path, public: bytes) -> Seal:
+def load_seal(stem: Path, public: bytes, earlier: Collection[bytes] = ()) -> Seal:
     """Read and verify a segment's seal and check that its name and its other files agree with it.
 
     Raises:
@@ -136,7 +136,7 @@ def load_seal(stem: Path, public: bytes) -> Seal:
         raise StorageError(
             f"segment {stem.name} is incomplete: {error.strerror}: {error.filename}"
         ) from error
-    seal = open_seal(data, public)
+    seal = open_seal(data, public, earlier)
     if f"{seal.first:020d}-{seal.last:020d}" != stem.name:
         raise VerificationError(f"the seal of {stem.name} speaks of records {seal.first}-{seal.last}")
     if seal.file_bytes != size:
@@ -160,14 +160,16 @@ def segment_key(stem: Path, seal: Seal, keyring: Keyring) -> bytes:
     return open_key(data, keyring, context, path.name)
 
 
-def read_segment(stem: Path, keyring: Keyring, public: bytes) -> list[CommittedBatch]:
+def read_segment(
+    stem: Path, keyring: Keyring, public: bytes, earlier: Collection[bytes] = ()
+) -> list[CommittedBatch]:
     """Return every batch of a segment, each rebuilt to the byte and verified up to the signed seal.
 
     Raises:
         StorageError: a file is missing or unreadable.
         VerificationError: anything in it does not match its seal.
     """
-    seal = load_seal(stem, public)
+    seal = load_seal(stem, public, earlier)
     dek = segment_key(stem, seal, keyring)
     parquet = SegmentFiles.of(stem).parquet
     try:

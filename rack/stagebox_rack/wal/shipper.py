@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,7 +19,6 @@ from nacl.signing import SigningKey
 
 from stagebox import envelope
 from stagebox.errors import BusError, DecodeError, StageboxError, VerificationError
-from stagebox.limits import LIMITS as SHARED_LIMITS
 from stagebox.records.walbatch import JOURNAL_BYTES
 from stagebox_rack.limits import LIMITS, RackLimits
 from stagebox_rack.wal.cursor import Cursor, Fork, Gap, Link, Local, Phase, Stored
@@ -62,6 +61,7 @@ class Shipper:
         signing_key: SigningKey,
         *,
         on_event: OnEvent,
+        earlier: Collection[bytes] = (),
         limits: RackLimits = LIMITS,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -69,7 +69,7 @@ class Shipper:
         self._bus = bus
         self._subject = subject
         self._signing_key = signing_key
-        self._public = bytes(signing_key.verify_key)
+        self._publics = (bytes(signing_key.verify_key), *earlier)
         self._on_event = on_event
         self._limits = limits
         self._jitter = jitter
@@ -107,6 +107,11 @@ class Shipper:
         self._cursor.disconnected()
         self._online.clear()
         self._gone.set()
+
+    def rekey(self, signing_key: SigningKey) -> None:
+        """Sign batches with another key from the next one on; what is stored under the old one is still ours."""
+        self._signing_key = signing_key
+        self._publics = (bytes(signing_key.verify_key), *self._publics)
 
     async def run(self) -> None:
         """Ship until cancelled."""
@@ -219,9 +224,7 @@ class Shipper:
 
     def _parse(self, message: StoredMessage) -> Stored:
         try:
-            payload = envelope.open_envelope(
-                envelope.DOMAIN_WAL, message.data, self._public, max_bytes=SHARED_LIMITS.max_envelope_bytes
-            )
+            payload = envelope.open_by_any(envelope.DOMAIN_WAL, message.data, self._publics)
         except (DecodeError, VerificationError):
             if self._wal.acknowledged:
                 raise

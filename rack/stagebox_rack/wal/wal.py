@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from pathlib import Path
 from typing import Self
 
@@ -46,6 +46,7 @@ class Wal:
         *,
         rack: str,
         signing_key: SigningKey,
+        earlier: Collection[bytes],
         boot: bytes,
         limits: RackLimits,
         on_event: OnEvent,
@@ -55,7 +56,7 @@ class Wal:
         self._layout = opened.layout
         self._keyring = opened.keyring
         self._rack = rack
-        self._public = bytes(signing_key.verify_key)
+        self._public, self._earlier = bytes(signing_key.verify_key), tuple(earlier)
         self._limits = limits
         self._on_event = on_event
         self._disk = edges.disk
@@ -65,7 +66,7 @@ class Wal:
         self._tail = Tail(limits.wal_tail_bytes)
         self._committed = found.head.next - 1
         self._acknowledged = self._saved = min(opened.acknowledged, self._committed)
-        self._records = self._lost = 0
+        self._records = self._lost = self._activations = 0
         self._over_quota = False
         self._advanced = asyncio.Condition()
         self._notify: asyncio.Task[None] | None = None
@@ -88,7 +89,6 @@ class Wal:
         )
         self._wake_maintenance = asyncio.Event()
         self._maintenance: asyncio.Task[None] | None = None
-        self._activations = 0
         self._closing = self._closed = False
 
     @classmethod
@@ -98,6 +98,7 @@ class Wal:
         *,
         rack: str,
         signing_key: SigningKey,
+        earlier: Collection[bytes] = (),
         boot: bytes,
         limits: RackLimits = LIMITS,
         on_event: OnEvent,
@@ -106,17 +107,21 @@ class Wal:
     ) -> Self:
         """Open the journal in ``directory`` (made if missing), recover it and start its writer.
 
+        ``earlier``: the keys this rack had before.
+
         Raises:
             StorageError: another process has it, or the disk refuses.
             KeyFileError: its key file is missing, unsafe or damaged.
             VerificationError: the key is not the one it was written with, or it is another rack's.
         """
         disk = disk or Disk()
-        opened = await asyncio.to_thread(open_directory, directory, rack, bytes(signing_key.verify_key), disk)
+        public = bytes(signing_key.verify_key)
+        opened = await asyncio.to_thread(open_directory, directory, rack, public, disk, earlier)
         wal = cls(
             opened,
             rack=rack,
             signing_key=signing_key,
+            earlier=earlier,
             boot=boot,
             limits=limits,
             on_event=on_event,
@@ -244,6 +249,11 @@ class Wal:
             self._acknowledged = sequence
             self._wake_waiters()
 
+    async def rekey(self, signing_key: SigningKey) -> None:
+        """Seal with another key from now on; what was sealed before stays readable."""
+        self._earlier, self._public = (*self._earlier, self._public), bytes(signing_key.verify_key)
+        await asyncio.to_thread(self._sealer.rekey, signing_key)  # waits for a segment being sealed
+
     async def seal_now(self) -> None:
         """Commit what is queued, close the active file and seal every closed file.
 
@@ -299,7 +309,7 @@ class Wal:
             return list(read_hot(span, self._keyring, tail=False).batches)
         if not span.stem.with_name(span.stem.name + ".seal").exists():
             raise FileNotFoundError(span.stem)
-        return read_segment(span.stem, self._keyring, self._public)
+        return read_segment(span.stem, self._keyring, self._public, self._earlier)
 
     def _committed_batch(self, batch: CommittedBatch) -> None:
         self._tail.add(batch)

@@ -97,6 +97,10 @@ class BusClient:
         """Call ``hook`` with the reason after every loss of a connection."""
         self._supervisor.disconnected_hooks.append(hook)
 
+    def on_attempt_failed(self, hook: DisconnectedHook) -> None:
+        """Call ``hook`` with the reason after every attempt that made no connection, before the next one."""
+        self._supervisor.failed_hooks.append(hook)
+
     def stats(self) -> BusStats:
         """Return the counters now."""
         supervisor, live = self._supervisor, self._supervisor.live

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import ssl
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -65,15 +66,18 @@ class Connection(Client):
         """Connect, or fail, within the connect timeout. Nothing is left behind by a failure."""
         connection = cls(options, server, denied)
         try:
-            with connection._witness.watch(options.ssl_context):
+            context = options.ssl_context
+            if context is not None and not isinstance(context, ssl.SSLContext):
+                context = _provided("TLS identity", context)
+            with connection._witness.watch(context):
                 async with asyncio.timeout(options.limits.connect_timeout):
-                    await connection._establish()
+                    await connection._establish(context)
         except BaseException:
             await connection.shutdown()
             raise
         return connection
 
-    async def _establish(self) -> None:
+    async def _establish(self, context: ssl.SSLContext | None) -> None:
         limits = self._bus.limits
         identity = self._bus.identity
         if identity is not None:
@@ -90,7 +94,7 @@ class Connection(Client):
             connect_timeout=cast(int, limits.connect_timeout),
             ping_interval=cast(int, limits.ping_interval),
             max_outstanding_pings=limits.max_unanswered_pings,
-            tls=self._bus.ssl_context,
+            tls=context,
             token=token_text,
             signature_cb=(lambda nonce: nkey.sign_nonce(key, nonce)) if identity is not None else None,
             user_jwt_cb=(lambda: jwt_bytes) if jwt is not None else None,

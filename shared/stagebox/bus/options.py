@@ -20,14 +20,17 @@ _PLAIN = frozenset({"nats", "ws"})
 _SECURE = frozenset({"tls", "wss"})
 _WEBSOCKET = frozenset({"ws", "wss"})
 
+TlsContext = ssl.SSLContext | Callable[[], ssl.SSLContext] | None
+
 
 @dataclass(frozen=True)
 class BusOptions:
     """Settings of a BusClient.
 
-    ``identity``, ``user_jwt`` and ``token`` are called anew for every connection, on the event loop, so they
-    may change on renewal and must not block. ``identity`` returns the Ed25519 key that signs the server's
-    nonce; with ``user_jwt`` it proves that JWT, without it the key's own nkey name is sent.
+    ``identity``, ``user_jwt`` and ``token``, and ``ssl_context`` where it is a callable, are called anew for
+    every connection, on the event loop, so they may change on renewal and must not block. ``ssl_context`` is
+    called first, so it may choose the identity that the others then give. ``identity`` returns the Ed25519 key
+    that signs the server's nonce; with ``user_jwt`` it proves that JWT, without it the key's own nkey name is sent.
 
     ``give_up_after`` bounds the *first* connect, in seconds; None tries for ever (a rack). After the first
     connection the client always reconnects for ever.
@@ -35,7 +38,7 @@ class BusOptions:
 
     servers: tuple[str, ...]
     name: str
-    ssl_context: ssl.SSLContext | None = None
+    ssl_context: TlsContext = None
     identity: Callable[[], SigningKey] | None = None
     user_jwt: Callable[[], str] | None = None
     token: Callable[[], str] | None = None
@@ -54,7 +57,7 @@ class BusOptions:
             raise ConfigError("a user JWT needs the key it was issued to")
 
 
-def check_server(server: str, context: ssl.SSLContext | None) -> bool:
+def check_server(server: str, context: TlsContext) -> bool:
     """Check one address; return whether it is a WebSocket one.
 
     Raises:

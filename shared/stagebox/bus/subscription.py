@@ -16,6 +16,7 @@ from typing import cast
 import structlog
 
 from stagebox.bus.message import BusMessage
+from stagebox.tasks import end_tasks
 
 Callback = Callable[[BusMessage], None] | Callable[[BusMessage], Awaitable[None]]
 
@@ -112,9 +113,7 @@ class Subscription:
         self._closed = True
         self._ready.set()
         worker, self._worker = self._worker, None
-        if worker is not None and worker is not asyncio.current_task():
-            worker.cancel()
-            await asyncio.gather(worker, return_exceptions=True)
+        await end_tasks([worker])
 
 
 def _is_async(callback: Callback) -> bool:

@@ -21,6 +21,7 @@ from stagebox.bus.causes import Cause, Failure, classify
 from stagebox.bus.connection import Connection, Denied
 from stagebox.bus.options import BusOptions
 from stagebox.errors import BusError
+from stagebox.tasks import end_tasks
 
 ConnectedHook = Callable[[], Awaitable[None] | None]
 DisconnectedHook = Callable[[Failure], Awaitable[None] | None]
@@ -74,6 +75,7 @@ class Supervisor:
         self.closed = False
         self.connected_hooks: list[ConnectedHook] = []
         self.disconnected_hooks: list[DisconnectedHook] = []
+        self.failed_hooks: list[DisconnectedHook] = []
         self._hook_tasks: set[asyncio.Task[None]] = set()
         self._server_turn = 0
         self.last_failure: Failure | None = None
@@ -129,11 +131,7 @@ class Supervisor:
         live, self.live = self.live, None
         if live is not None:
             await live.shutdown(drain=self._options.limits.drain_timeout)
-        tasks = [task for task in (self._task, *self._hook_tasks) if task is not None]
-        tasks = [task for task in tasks if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks([self._task, *self._hook_tasks])
 
     def retry_now(self) -> None:
         """Cut the current back-off short."""
@@ -149,7 +147,9 @@ class Supervisor:
             try:
                 fresh = await Connection.open(self._options, old.server, self._denied)
             except Exception as error:
-                raise classify(error, old.server).as_error() from None
+                failure = classify(error, old.server)
+                self._tell_failed(failure)
+                raise failure.as_error() from None
             if self.closed:
                 await fresh.shutdown()
                 return
@@ -198,8 +198,9 @@ class Supervisor:
             try:
                 fresh = await Connection.open(self._options, server, self._denied)
             except Exception as error:
-                self.failed_attempts += 1
-                self._note(classify(error, server), "bus_connect_failed")
+                failure = classify(error, server)
+                self._note(failure, "bus_connect_failed")
+                self._tell_failed(failure)
                 return None
             self._adopt(fresh)
             return fresh
@@ -213,6 +214,11 @@ class Supervisor:
         self._changed.set()
         for hook in self.connected_hooks:
             self._run_hook(hook)
+
+    def _tell_failed(self, failure: Failure) -> None:
+        self.failed_attempts += 1
+        for hook in self.failed_hooks:
+            self._run_hook(hook, failure)
 
     async def _lose(self, live: Connection, failure: Failure) -> None:
         self.live = None

@@ -100,3 +100,18 @@ def test_a_full_checkpoint_says_so_and_is_empty_again_once_signed() -> None:
     made.sign(2)
     states.append(made.full)
     assert states == [False, False, True, False]
+
+
+def test_a_renewed_identity_signs_the_next_checkpoint_of_the_same_chain() -> None:
+    made, other = builder(), SigningKey(bytes([7]) * 32)
+    made.add(SUBJECTS[0], 1, b"one", 1)
+    first = made.sign(2)
+    made.add(SUBJECTS[0], 2, b"two", 3)
+    made.rebind(chain=[b"new leaf", b"issuing"], key=other)
+    second = made.sign(4)
+    assert first is not None and second is not None
+    before = opened(first)
+    payload = envelope.open_envelope(envelope.DOMAIN_CHECKPOINT, second, bytes(other.verify_key))
+    after = Checkpoint.decode(payload)
+    assert (after.seq, after.previous, after.chain) == (2, before[1], (b"new leaf", b"issuing"))
+    assert after.streams[SUBJECTS[0]].first_seq == 2

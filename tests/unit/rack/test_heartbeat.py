@@ -31,6 +31,7 @@ def counted(kind: type[Any], **values: Any) -> Any:
     return kind(**{**numbers, **values})
 
 
+RENEWAL = {"managed_by": "mixer", "renewal_due": 7, "renewal_overdue": False, "renewal_problem": ""}
 SOURCE = counted(SourceStatus, source="main", state=SourceState.LOST, reason="unplugged")
 
 
@@ -58,6 +59,7 @@ def body(*, connected: bool = True) -> dict[str, Any]:
         wal=counted(WalStats),
         shipper_phase="shipping",
         bus=cast(BusClient, FakeBus(connected)),
+        renewal=RENEWAL,
     )
 
 
@@ -71,6 +73,7 @@ def test_a_heartbeat_says_what_the_rack_counted() -> None:
     assert (found["sources"][0]["state"], found["sources"][0]["reason"]) == ("lost", "unplugged")
     assert found["certificate_not_after"] == int((NOW + 3 * DAY).timestamp())
     assert found["passport_serial"] == 4
+    assert found["renewal"] == RENEWAL
 
 
 def test_a_disconnected_rack_says_nothing_of_a_transport() -> None:
@@ -88,5 +91,5 @@ def test_a_heartbeat_survives_the_wire_and_carries_no_secret(connected: bool) ->
 def test_every_field_of_a_heartbeat_is_in_the_reference() -> None:
     documented = set(re.findall(r"`([a-z_]+)`", REFERENCE.read_text()))
     found = body()
-    said = {*found, *found["wal"], *found["sources"][0], *FACTS}
+    said = {*found, *found["wal"], *found["sources"][0], *found["renewal"], *FACTS}
     assert said <= documented, f"not in {REFERENCE.name}: {sorted(said - documented)}"

@@ -255,3 +255,31 @@ def test_every_live_record_is_in_exactly_one_checkpoint(actions: list[str], max_
         assert total == len(made)
 
     asyncio.run(play())
+
+
+async def test_a_limited_rack_says_live_only_that_it_lives_and_what_it_was_asked_and_journals_all() -> None:
+    bench = Bench()
+    publisher = bench.publisher
+    publisher.limited = True
+    publisher.take(METER)
+    publisher.take(OPUS)
+    publisher.event("suspended", {})
+    publisher.alert("certificate_expiring", {})
+    publisher.status("suspended", {})
+    publisher.ack(b"signed")
+    publisher.checkpoint()
+    assert [subject for subject, _ in bench.bus.sent] == ["rack.stage-left.status", "rack.stage-left.ack"]
+    kinds = [row[0] for row in bench.journal.rows]
+    assert kinds == ["meter", "event", "alert", "status", "ack", "checkpoint"]
+    assert not publisher.dropped
+    publisher.limited = False
+    publisher.take(METER)
+    assert bench.bus.sent[-1][0] == "rack.stage-left.meter.main"
+
+
+async def test_an_ack_is_journalled_as_it_was_signed_and_is_durable_soon() -> None:
+    bench = Bench()
+    bench.publisher.ack(b"signed")
+    kind, _, subject, data, urgent = bench.journal.rows[0]
+    assert (kind, subject, data, urgent) == ("ack", "rack.stage-left.ack", b"signed", True)
+    assert bench.bus.sent == [("rack.stage-left.ack", b"signed")]

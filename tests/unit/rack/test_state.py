@@ -18,7 +18,7 @@ from stagebox.keyfiles import encode_public, save_private_key
 from stagebox.passport import Passport, PassportStatus
 from stagebox_rack import state
 from stagebox_rack.state import Enrolled, StatePaths
-from support.pki import Ca, uri
+from support.pki import DAY, NOW, Ca, uri
 
 MACHINE = 0x0123_4567_89AB_CDEF
 CLUSTER = SigningKey(bytes(32))
@@ -136,7 +136,8 @@ def test_a_damaged_root_is_found_when_the_snake_is_built(paths: StatePaths) -> N
     [
         "[]", "{}", '{"v":1}', '{"v":1,"servers":[]}', '{"v":2,"servers":["wss://a:1"]}',
         '{"v":1,"servers":"wss://a:1"}', '{"v":1,"servers":[1]}', '{"v":1,"servers":["ws://a:1"]}', "null",
-        '{"v":1,"servers":["nats://a:1"]}',
+        '{"v":1,"servers":["nats://a:1"]}', '{"v":1,"servers":["wss://a:1"],"api":["http://a:1"]}',
+        '{"v":1,"servers":["wss://a:1"],"api":"https://a:1"}',
     ],
 )  # fmt: skip
 def test_a_snake_file_that_names_no_secure_server_is_refused(paths: StatePaths, text: str) -> None:
@@ -157,11 +158,16 @@ def test_every_flipped_bit_of_the_passport_stops_the_rack(paths: StatePaths) -> 
 
 
 @pytest.mark.parametrize("status", [PassportStatus.PENDING, PassportStatus.SUSPENDED])
-def test_a_rack_that_is_not_active_does_not_start(paths: StatePaths, status: PassportStatus) -> None:
+def test_a_rack_that_is_not_active_still_has_an_identity(paths: StatePaths, status: PassportStatus) -> None:
     issued = passport.issue(dataclasses.replace(PASSPORT, status=status), CLUSTER)
     state.store(paths, dataclasses.replace(ENROLLED, passport=issued))
-    with pytest.raises(PassportError, match=f"is {status.value}"):
-        load(paths)
+    assert load(paths).passport.status is status
+
+
+def test_an_identity_that_has_ended_still_loads(paths: StatePaths) -> None:
+    ended = ISSUING.issue(KEY.public_key(), [uri(SPIFFE)], not_before=NOW - 9 * DAY, not_after=NOW - DAY)
+    state.store(paths, dataclasses.replace(ENROLLED, certificate_pem=to_pem([ended, ISSUING.certificate])))
+    assert load(paths).chain[0] == ended
 
 
 def test_a_copied_disk_does_not_start_elsewhere(paths: StatePaths) -> None:
@@ -261,3 +267,11 @@ def test_a_pin_that_is_not_a_key_is_a_passport_error(paths: StatePaths) -> None:
 
 def test_the_server_list_is_versioned_json(paths: StatePaths) -> None:
     assert json.loads(paths.snake.read_text()) == {"v": 1, "servers": ["wss://mixer:4222"]}
+
+
+def test_the_api_is_where_the_rack_enrolled_or_beside_the_first_snake(paths: StatePaths) -> None:
+    assert load(paths).api == ("https://mixer:8443",)
+    state.store(paths, dataclasses.replace(ENROLLED, servers=("wss://[::1]:4222",)))
+    assert load(paths).api == ("https://[::1]:8443",)
+    state.store(paths, dataclasses.replace(ENROLLED, api=("https://other:9443",)))
+    assert load(paths).api == ("https://other:9443",)

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from stagebox import subjects
 from stagebox.errors import InputError
-from stagebox.identity import Role
 from stagebox.subjects import Kind, Subject
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-"
@@ -53,9 +52,10 @@ def test_each_builder_makes_the_subject_of_the_table() -> None:
     assert [
         subjects.meter("r", "s"), subjects.audio("r", "b"), subjects.status("r"), subjects.event("r"),
         subjects.alert("r"), subjects.checkpoint("r"), subjects.wal("r"), subjects.command("r"),
+        subjects.ack("r"), subjects.request("r", "renew"),
     ] == [
         "rack.r.meter.s", "rack.r.audio.b", "rack.r.status", "rack.r.event",
-        "rack.r.alert", "rack.r.checkpoint", "rack.r.wal", "mixer.cmd.r",
+        "rack.r.alert", "rack.r.checkpoint", "rack.r.wal", "mixer.cmd.r", "rack.r.ack", "rack.r.req.renew",
     ]  # fmt: skip
 
 
@@ -131,24 +131,53 @@ def test_a_rack_hears_only_what_is_meant_for_it(rack: str, other: str, leaf: str
         assert not covered(allowed, foreign), foreign
 
 
+@given(NAMES, NAMES, st.sampled_from(Kind), NAMES)
+def test_a_pending_or_suspended_rack_publishes_status_acks_and_requests_only(
+    rack: str, other: str, kind: Kind, leaf: str
+) -> None:
+    allowed = subjects.limited_rack_permissions(rack)
+    suffix = leaf if kind in LEAFED else None
+    wanted = kind in (Kind.STATUS, Kind.ACK, Kind.REQUEST)
+    assert covered(allowed.publish, subjects.of_rack(rack, kind, suffix)) is wanted
+    assume(rack != other)
+    assert not covered(allowed.publish, subjects.of_rack(other, kind, suffix))
+    assert not covered(allowed.publish, f"$JS.API.DIRECT.GET.WAL.{subjects.wal(rack)}")
+    assert allowed.subscribe == subjects.rack_permissions(rack, "WAL").subscribe
+
+
+@given(NAMES, NAMES)
+def test_every_rack_hears_the_mixers_announcements(rack: str, other: str) -> None:
+    for allowed in (subjects.rack_permissions(rack, "WAL"), subjects.limited_rack_permissions(rack)):
+        for subject in (subjects.TRUST, subjects.BEACON, subjects.DENY_LIST, subjects.command(rack)):
+            assert covered(allowed.subscribe, subject)
+            assert not covered(allowed.publish, subject)
+        assert rack == other or not covered(allowed.subscribe, subjects.command(other))
+        assert not covered(allowed.subscribe, subjects.request(other, "renew"))
+        assert not covered(allowed.subscribe, subjects.ack(other))
+
+
 @given(NAMES, NAMES, st.sampled_from(Kind))
-def test_a_viewer_reads_every_rack_and_publishes_nothing(rack: str, leaf: str, kind: Kind) -> None:
-    allowed = subjects.client_permissions(Role.VIEWER)
+def test_people_and_tools_read_every_rack_but_not_what_it_asks_and_publish_nothing(
+    rack: str, leaf: str, kind: Kind
+) -> None:
+    allowed = subjects.client_permissions()
     assert allowed.publish == ()
     subject = subjects.of_rack(rack, kind, leaf if kind in LEAFED else None)
-    assert covered(allowed.subscribe, subject)
-    assert not covered(allowed.subscribe, f"{subjects.inbox_prefix('rack', rack)}.{leaf}")
-
-
-@pytest.mark.parametrize("role", [Role.OPERATOR, Role.ADMIN])
-@given(rack=NAMES, leaf=NAMES)
-def test_operators_may_command_and_never_speak_for_a_rack(role: Role, rack: str, leaf: str) -> None:
-    allowed = subjects.client_permissions(role)
-    assert covered(allowed.publish, subjects.command(rack))
+    readable = covered(allowed.subscribe, subject) and not covered(allowed.subscribe_deny, subject)
+    assert readable is (kind is not Kind.REQUEST)
     for foreign in (
-        subjects.meter(rack, leaf),
-        subjects.wal(rack),
-        "mixer.trust",
-        "$JS.API.STREAM.PURGE.WAL",
+        f"{subjects.inbox_prefix('rack', rack)}.{leaf}",
+        subjects.command(rack),
+        subjects.DENY_LIST,
     ):
-        assert not covered(allowed.publish, foreign)
+        assert not covered(allowed.subscribe, foreign)
+
+
+@given(NAMES, NAMES)
+def test_the_mixers_patterns_cover_requests_acks_and_commands_of_every_rack(rack: str, verb: str) -> None:
+    assert nats_matches(subjects.ALL_REQUESTS, subjects.request(rack, verb))
+    assert nats_matches(subjects.ALL_ACKS, subjects.ack(rack))
+    assert nats_matches(subjects.ALL_COMMANDS, subjects.command(rack))
+    for kind in set(Kind) - {Kind.REQUEST, Kind.ACK}:
+        subject = subjects.of_rack(rack, kind, verb if kind in LEAFED else None)
+        assert not covered((subjects.ALL_REQUESTS, subjects.ALL_ACKS), subject)

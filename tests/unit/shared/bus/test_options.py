@@ -103,3 +103,8 @@ def test_drops_are_counted_by_kind_and_reason_in_bounded_memory() -> None:
     assert counter.by_kind["meter"] == 2
     assert len(counter.by_kind) <= 4 and counter.by_kind[OTHER_KIND] == 98
     assert counter.by_reason == {"disconnected": 2, "backlog": 100}
+
+
+def test_the_tls_context_may_be_asked_for_anew_for_every_connection() -> None:
+    options = BusOptions(("wss://mixer.example",), "test", lambda: CONTEXT)
+    assert callable(options.ssl_context)

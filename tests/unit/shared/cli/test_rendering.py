@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from array import array
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagebox.cli.rendering import as_json, as_line
+from stagebox.control.command import Ack, AckResult
 from stagebox.records.event import Event
 from stagebox.records.meter import MeterFrame
 from stagebox.subjects import Kind
@@ -33,7 +35,7 @@ def frame(channels: int = 2, momentary: float = -23.0) -> MeterFrame:
     )
 
 
-def record(value: MeterFrame | Event | None, kind: Kind = Kind.METER, reason: str = "") -> Record:
+def record(value: MeterFrame | Event | Ack | None, kind: Kind = Kind.METER, reason: str = "") -> Record:
     verification = Verification.UNVERIFIED if reason else Verification.VERIFIED
     return Record("rack.a.meter.main", "a", kind, "main", b"\x01\x02", T0, value, verification, reason)
 
@@ -43,6 +45,15 @@ def test_a_meter_frame_is_a_line_with_units() -> None:
     assert line.startswith("22:13:20.123  verified    rack.a.meter.main")
     assert "seq 7  peak -12.5 -12.5 dBFS" in line
     assert "momentary -23.0 LUFS" in line
+
+
+def test_an_ack_says_which_command_and_what_became_of_it() -> None:
+    done = Ack("flux", "a", 7, bytes(32), bytes(16), T0, AckResult.DONE)
+    assert as_line(record(done, Kind.ACK)).endswith("command 7  done")
+    refused = dataclasses.replace(done, result=AckResult.REFUSED, reason="expired")
+    assert as_line(record(refused, Kind.ACK)).endswith("command 7  refused: expired")
+    shown = json.loads(as_json(record(refused, Kind.ACK)))["value"]
+    assert (shown["seq"], shown["result"], shown["reason"]) == (7, "refused", "expired")
 
 
 def test_an_unverified_record_says_why() -> None:

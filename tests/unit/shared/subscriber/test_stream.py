@@ -5,8 +5,10 @@ import dataclasses
 from typing import Any
 
 import pytest
+from nacl.signing import SigningKey
 
 from stagebox.bus.message import BusMessage
+from stagebox.control.command import Ack, AckResult
 from stagebox.errors import VerificationError
 from stagebox.records.meter import MeterFrame
 from stagebox.records.walbatch import WalBatch, WalRecord
@@ -166,6 +168,23 @@ async def test_lost_records_show_as_gaps(authority: Authority, rack: SigningRack
     records.take_checkpoint(proof(rack))
     assert (records.counters.lost, records.counters.verified) == (3, 7)
     records.end()
+
+
+async def test_an_ack_is_verified_by_its_own_signature_and_a_foreign_one_is_not_believed(
+    authority: Authority, rack: SigningRack
+) -> None:
+    records = stream(authority)
+    made = Ack("flux", rack.name, 3, bytes(32), rack.boot, 1, AckResult.DONE)
+    subject = f"rack.{rack.name}.ack"
+    rack.meter()
+    records.take(proof(rack))
+    records.take(BusMessage(subject, made.seal(rack.key)))
+    records.take(BusMessage(subject, made.seal(SigningKey.generate())))
+    records.take(BusMessage(subject, dataclasses.replace(made, rack="stage-right").seal(rack.key)))
+    got = [record for record in await rest(records) if record.kind == "ack"]
+    assert [record.value for record in got] == [made, made]
+    assert [record.verification for record in got] == [Verification.VERIFIED, Verification.UNVERIFIED]
+    assert records.counters.bad == 1
 
 
 async def test_a_wal_batch_is_verified_by_its_own_signature_once_the_racks_key_is_known(
