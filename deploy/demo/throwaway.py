@@ -80,6 +80,16 @@ class ThrowawayCluster:
             raise troubles[0]
 
     @property
+    def mixer_dir(self) -> Path:
+        """The mixer's keys."""
+        return self._directory / "cluster" / "mixer"
+
+    @property
+    def admin(self) -> Path:
+        """The identity directory that makes tokens."""
+        return self._directory / "ops"
+
+    @property
     def viewer(self) -> Path:
         """The identity directory of the screen: it may read telemetry and publish nothing."""
         return self._directory / "viewer"

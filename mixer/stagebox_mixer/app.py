@@ -21,21 +21,21 @@ from stagebox.files import check_writable_dir, make_private_dir
 from stagebox.identity import MixerId, check_name
 from stagebox.keyfiles import signing_key
 from stagebox.systemd import Notifier
+from stagebox.tasks import end_tasks
 from stagebox.tls import load_identity, server_context
 from stagebox_keys import nats_jwt
 from stagebox_keys.mixer_keys import MixerKeys
 from stagebox_keys.storage import JETSTREAM_LABEL, LEDGER_LABEL
 from stagebox_mixer import streams
-from stagebox_mixer.admission.callout import Callout
-from stagebox_mixer.admission.policy import Trust
 from stagebox_mixer.api.access import Access
-from stagebox_mixer.api.app import Services, make_app
+from stagebox_mixer.api.app import make_app
 from stagebox_mixer.api.server import ApiServer, bind, check_port_free
-from stagebox_mixer.audit import Audit, Row
-from stagebox_mixer.enrollment.service import EnrollmentService
+from stagebox_mixer.api.services import Counters, Services
+from stagebox_mixer.audit import Audit, AuditReader, Row
 from stagebox_mixer.ingest.consumer import Ingest
 from stagebox_mixer.ingest.ledger import Ledger
 from stagebox_mixer.limits import LIMITS
+from stagebox_mixer.membership import Membership
 from stagebox_mixer.nats import credentials
 from stagebox_mixer.nats.config import Listener, NatsServerConfig
 from stagebox_mixer.nats.credentials import BusUser
@@ -66,7 +66,7 @@ class Mixer:
         self.nats: NatsServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._audit: Audit | None = None
-        self._callout: Callout | None = None
+        self._membership: Membership | None = None
         self._ingest: Ingest | None = None
 
     @property
@@ -97,7 +97,8 @@ class Mixer:
         bus = await self._connect("mixer", credentials.mixer_user(self._keys.nats, now_s=now_s))
         await streams.ensure(bus.js)
         registry = Registry(lambda: bus.js)
-        audit = Audit(lambda: bus.js)
+        make_private_dir(self._settings.witness)
+        audit = Audit(lambda: bus.js, self._settings.witness / "audit.json")
         await audit.start()
         self._exit.push_async_callback(audit.stop)
         self._audit = audit
@@ -108,8 +109,14 @@ class Mixer:
         self._ingest = Ingest(bus=bus, registry=registry, ledger=ledger, audit=audit)
         await self._ingest.start()
         self._exit.push_async_callback(self._ingest.stop)
-        await self._start_callout(registry, audit, now_s)
-        await self._start_api(listener, registry, ledger, audit)
+        members = Membership(
+            settings=self._settings, keys=self._keys, store=bus, registry=registry, audit=audit
+        )
+        await members.start(self._connect, self._exit, now_s=now_s)
+        self._membership = members
+        await self._start_api(listener, members, ledger, audit, AuditReader(lambda: bus.js))
+        for name, work in members.background().items():
+            self._background(work, name)
         self._background(self._certificate.keep_fresh(self._reload_certificate), "server-certificate")
         self._background(self._trim_wal(bus, self._ingest), "wal-trim")
 
@@ -169,39 +176,36 @@ class Mixer:
         await bus.wait_connected(LIMITS.nats_ready_s)
         return bus
 
-    async def _start_callout(self, registry: Registry, audit: Audit, now_s: int) -> None:
-        bus = await self._connect("callout", credentials.callout_user(self._keys.nats, now_s=now_s))
-        trust = Trust(
-            cluster=self._keys.cluster.name,
-            roots=(self._keys.issuing.root,),
-            wal_stream=streams.WAL_STREAM,
-        )
-        self._callout = Callout(bus=bus, keys=self._keys.nats, trust=trust, registry=registry, audit=audit)
-        await self._callout.start()
-        self._exit.push_async_callback(self._callout.stop)
-
     async def _start_api(
-        self, listener: socket.socket, registry: Registry, ledger: Ledger, audit: Audit
+        self, listener: socket.socket, members: Membership, ledger: Ledger, audit: Audit, reader: AuditReader
     ) -> None:
         files, issuing = self._certificate.files, self._keys.issuing
-        enrollment = EnrollmentService(
-            keys=self._keys,
-            registry=registry,
+        access = Access(
+            self._keys.cluster.name,
+            (issuing.root,),
+            (issuing.certificate,),
+            denials=members.denials,
             audit=audit,
-            auto_approve=self._settings.auto_approve,
-            certificate_days=self._settings.rack_certificate_days,
         )
-        access = Access(self._keys.cluster.name, (issuing.root,), (issuing.certificate,))
         app: FastAPI = make_app(
             Services(
-                enrollment=enrollment,
-                registry=registry,
+                enrollment=members.enrollment,
+                lifecycle=members.lifecycle,
+                registry=members.registry,
                 ledger=ledger,
+                denials=members.denials,
+                enforcer=members.enforcer,
+                connections=members.connections,
+                commands=members.commands,
+                audit=audit,
+                audit_reader=reader,
                 access=access,
                 cluster=self._keys.cluster.name,
                 roots_pem=issuing.root_pem,
+                certificate_days=members.terms.certificate_days,
                 snake_port=lambda: self.snake_port,
                 health=self.health,
+                counters=self.counters,
             )
         )
         # Enrollment comes without a certificate; every other route asks for one itself.
@@ -219,15 +223,32 @@ class Mixer:
         nats = self.nats is not None and self.nats.supervised
         return running and nats and self._ingest is not None and self._ingest.running
 
+    def counters(self) -> Counters:
+        """Return what was counted since the start."""
+        members, ingest = self._membership, self._ingest
+        if members is None or ingest is None:
+            return Counters()
+        return Counters(
+            admitted=members.callout.admitted,
+            refused=members.callout.refused,
+            renewals=members.tally.done("renew", "renew_grace"),
+            renewals_refused=members.tally.denied("renew"),
+            grace_renewals=members.tally.done("renew_grace"),
+            nats_restarts=self.nats.restarts if self.nats is not None else 0,
+            wal_batches_committed=ingest.committed_batches,
+            wal_batches_rejected=ingest.rejected_batches,
+        )
+
     def health(self) -> dict[str, Any]:
         """Return what ``/healthz`` shows: no secrets, no names."""
+        counted = self.counters()
         return {
             "status": "ok" if self.healthy() else "failing",
-            "nats_restarts": self.nats.restarts if self.nats is not None else 0,
-            "admitted": self._callout.admitted if self._callout is not None else 0,
-            "refused": self._callout.refused if self._callout is not None else 0,
-            "wal_batches_committed": self._ingest.committed_batches if self._ingest is not None else 0,
-            "wal_batches_rejected": self._ingest.rejected_batches if self._ingest is not None else 0,
+            "nats_restarts": counted.nats_restarts,
+            "admitted": counted.admitted,
+            "refused": counted.refused,
+            "wal_batches_committed": counted.wal_batches_committed,
+            "wal_batches_rejected": counted.wal_batches_rejected,
         }
 
     def _on_violation(self, violation: Violation) -> None:
@@ -268,8 +289,7 @@ class Mixer:
         self._tasks.append(task)
 
         async def end() -> None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end_tasks([task])
 
         self._exit.push_async_callback(end)
 
@@ -307,8 +327,7 @@ async def run(settings: MixerSettings, keys: MixerKeys, on_ready: Callable[[Mixe
         await stopping.wait()
         notifier.notify("STOPPING=1")
         log.info("mixer_stopping")
-        watchdog.cancel()
-        await asyncio.gather(watchdog, return_exceptions=True)
+        await end_tasks([watchdog])
     finally:
         await mixer.stop()
         log.info("mixer_stopped")

@@ -21,18 +21,62 @@ class MixerLimits:
     # Admission
     admission_sessions: int = 65_536
     admission_concurrency: int = 64
+    admission_chains: int = 16_384  # proved certificate chains kept in memory
+    registry_decoded: int = 16_384  # entries whose decoded form is kept beside their bytes
+
+    # Bans, and the connections that must not stay
+    deny_reason_chars: int = 200
+    denied_record_bytes: int = 960 << 10  # must fit a message of the bus
+    denied_cleared: int = 1024  # lifted bans that an older copy must not bring back
+    deny_list_sources: int = 65_536  # racks whose copy was compared
+    connections_page: int = 1024
+    connections_overlap: int = 128  # of two pages, so that connections which end between them hide no other
+    connections_wait_s: float = 1.0
+    kick_wait_s: float = 1.0
+    enforce_every_s: float = 10.0
+    enforce_again_s: float = 1.0
+    enforce_reads: int = 16  # registry entries read at once
+    rights_grace_s: float = 0.5  # a suspended rack has this long to hear it and give up its rights
+    superseded_grace_s: float = 5.0  # a rack that moves to a new identity ends its old connection itself
 
     # Enrollment
     token_default_ttl_s: int = 15 * 60
     token_max_ttl_s: int = 24 * 3600
     rack_certificate_days: int = 30
     passport_days: int = 365
+    shared_token_bytes: int = 4096
+    shared_token_min_chars: int = 24
     server_certificate_days: int = 90
     server_certificate_check_s: float = 3600.0
+
+    # Renewal
+    grace_days: int = 90
+    grace_uses: int = 12
+    renew_min_interval_s: float = 60.0
+    earlier_keys: int = 8
+    registry_attempts: int = 32  # compare-and-set rounds before a change is given up
+    command_sequence_gap: int = (
+        1_000_000  # how far a rack may say that this mixer's command sequence is behind
+    )
+    sync_write_interval_s: float = 5.0  # between two changes by the same rack's reports
+    sync_racks: int = 65_536
+    problem_chars: int = 200
+    expiry_check_s: float = 3600.0
 
     # API
     request_body_bytes: int = 64 << 10
     api_shutdown_s: float = 3.0
+    check_ttl_s: float = 5.0  # a person waits for the answer
+    check_wait_s: float = 8.0
+    reason_chars: int = 200
+    audit_page_rows: int = 1000
+    public_burst: int = (
+        600  # for each source: 200 racks behind one address that come back at once, and their retries
+    )
+    public_per_s: float = 20.0
+    public_sources: int = 4096
+    expiry_warning_days: float = 7.0
+    expiry_warning_share: float = 0.25  # of a certificate's life; a renewal in time leaves at least that
 
     # Ingest
     wal_trim_every_s: float = 600.0
@@ -43,9 +87,45 @@ class MixerLimits:
     ingest_digests_per_rack: int = 100_000
     ingest_heads: int = 16_384  # journals whose chain head is kept in memory
 
+    # Commands
+    command_ttl_s: float = 30.0
+    command_max_ttl_s: float = 24 * 3600.0
+    command_resend_s: float = 1.0
+    command_ack_grace_s: float = 2.0  # an ack on its way when the command expires still counts
+    commands_waiting_per_rack: int = 16
+    acks_pending: int = 4096
+    acks_remembered: int = 4096  # settled commands whose repeated acks are not taken for strange
+
+    # Requests of racks
+    request_answer_s: float = 60.0  # how long the bus lets the mixer answer one
+    requests_at_once: int = 64
+    requests_waiting: int = 1024
+    requests_per_rack: int = 4
+
     # Audit
+    audit_batch_from_rows: int = 8  # fewer are written one by one: a batch costs the server about 3 ms
+    audit_batch_rows: int = 1000  # the server takes no more in one batch
+    audit_batch_bytes: int = 2 << 20
+    audit_waiting_rows: int = 20_000
+    audit_publish_s: float = 5.0
+    audit_retry_s: float = 10.0  # how long a row is chained anew because other mixers were faster
+    audit_yield_s: float = 1.0  # how long a mixer that met another one leaves it room
+    audit_busy_s: float = 0.05  # how long a mixer writes on end before it leaves room for one it has not met
+    audit_pause_s: float = 0.004
+    audit_pause_cap_s: float = 0.1
+    audit_page_bytes: int = 4 << 20
+    audit_reads_at_once: int = 100
+    audit_witness_s: float = 1.0
     refusal_window_s: float = 10.0
     refusal_keys: int = 4096
+    refusal_burst_rows: int = 1000
+    refusal_rows_per_s: float = 1.0  # of all sources together
+    refusal_overflow_window_s: float = 60.0
+    refusal_overflow_actions: int = 16
+    refusal_text_bytes: int = 256
+    refusal_detail_bytes: int = 512
+    refusal_row_bytes: int = 1536
+    refusal_message_chars: int = 256  # of what a refused message says about itself
 
 
 LIMITS = MixerLimits()

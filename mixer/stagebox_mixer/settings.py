@@ -23,6 +23,12 @@ class MixerSettings(SectionSettings):
     data_dir: Annotated[
         UserPath | None, Field(description="registry, streams and ledger; by default data/ inside dir")
     ] = None
+    witness_dir: Annotated[
+        UserPath | None,
+        Field(
+            description="newest deny list and audit head, not to be in a backup; by default beside data_dir"
+        ),
+    ] = None
     name: Annotated[str, Field(description="this mixer's name in logs and certificates")] = "mixer"
     public_names: Annotated[
         CommaList, Field(description="host names and addresses racks and people reach this mixer by")
@@ -32,14 +38,36 @@ class MixerSettings(SectionSettings):
     snake_host: Annotated[str, Field(description="address the snake listens on")] = "0.0.0.0"  # noqa: S104
     snake_port: Annotated[int, Field(ge=0, le=65535, description="port of the snake; 0 chooses one")] = 4222
     auto_approve: Annotated[bool, Field(description="an enrolled rack is active at once")] = True
-    rack_certificate_days: Annotated[int, Field(ge=1, le=397, description="life of a rack's certificate")] = (
-        LIMITS.rack_certificate_days
-    )
+    rack_certificate_days: Annotated[
+        float, Field(ge=0.0001, le=397, description="life of a rack's certificate; renewed at two thirds")
+    ] = LIMITS.rack_certificate_days
+    grace_days: Annotated[
+        int, Field(ge=0, le=3650, description="how long after its certificate's end a rack may still renew")
+    ] = LIMITS.grace_days
+    grace_uses: Annotated[
+        int, Field(ge=0, le=1000, description="how often in a row a rack may renew after the end")
+    ] = LIMITS.grace_uses
+    allow_shared_token: Annotated[
+        bool, Field(description="let the racks in shared_token_racks enroll with one shared token (weak)")
+    ] = False
+    shared_token_racks: Annotated[CommaList, Field(description="racks that may use the shared token")] = ()
+    shared_token_file: Annotated[
+        UserPath | None, Field(description="file that holds the shared token, mode 0600")
+    ] = None
 
     @property
     def data(self) -> Path:
         """The data directory in effect."""
         return self.data_dir if self.data_dir is not None else self.dir / "data"
+
+    @property
+    def witness(self) -> Path:
+        """The witness directory in effect."""
+        return (
+            self.witness_dir
+            if self.witness_dir is not None
+            else self.data.with_name(self.data.name + "-witness")
+        )
 
     def server_names(self) -> tuple[str, ...]:
         """Return every name the server certificate must carry, the public ones first."""

@@ -17,6 +17,7 @@ class SharedLimits:
     max_control_bytes: int = 512 << 10
     max_denied: int = 4096  # entries of the deny list: it must fit a control message
     max_wal_batch_bytes: int = 768 << 10
+    max_audit_row_bytes: int = 16 << 10
     max_name_chars: int = 63
     max_channels: int = 64
     max_streams_per_checkpoint: int = 256

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.guide import GuideRunner, missing_line, parse
+from support.guide import Adapted, GuideRunner, missing_line, parse
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "quickstart.md"
 
@@ -25,28 +24,6 @@ def free_ports(count: int) -> list[int]:
     finally:
         for each in sockets:
             each.close()
-
-
-class Adapted:
-    """The guide's placeholders: the default ports, and the token and pin that a reader copies."""
-
-    def __init__(self, https: int, snake: int) -> None:
-        self._ports = {"8443": str(https), "4222": str(snake)}
-        self.token = "sbt-…"
-        self.pin = "sha256:…"
-
-    def __call__(self, text: str) -> str:
-        for documented, here in self._ports.items():
-            text = re.sub(rf"(localhost:|port ){documented}\b", rf"\g<1>{here}", text)
-        return re.sub(r"--token sbt-…", f"--token {self.token}", text).replace(
-            "--ca-pin sha256:…", f"--ca-pin {self.pin}"
-        )
-
-    def learn(self, printed: str) -> None:
-        token = re.search(r"^token +(sbt-\S+)$", printed, re.MULTILINE)
-        pin = re.search(r"^CA pin +(sha256:[0-9a-f]{64})$", printed, re.MULTILINE)
-        self.token = token[1] if token else self.token
-        self.pin = pin[1] if pin else self.pin
 
 
 @pytest.fixture

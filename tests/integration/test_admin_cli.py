@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import structlog
@@ -31,6 +33,13 @@ from stagebox_keys.mixer_keys import load_mixer_keys
 Answer = tuple[int, object]
 Capture = pytest.CaptureFixture[str]
 NOW = datetime.now(UTC)
+BAN = {
+    "kind": "rack",
+    "value": "stage-left",
+    "since_ns": 1_800_000_000_000_000_000,
+    "reason": "stolen",
+    "actor": "spiffe://venue/client/admin/ops",
+}
 RACK = {
     "name": "stage-left",
     "tenant": "default",
@@ -70,7 +79,7 @@ def handler(api: Api) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_POST = do_GET
+        do_POST = do_DELETE = do_GET
 
         def log_message(self, *args: Any) -> None:
             """Keep standard error for what is under test."""
@@ -192,6 +201,146 @@ def test_racks_are_listed_shown_and_approved(api: Api, cluster: Path, capsys: Ca
     assert api.requests[-1] == ("POST", "/api/v1/racks/stage-left/approve", {})
 
 
+def test_the_list_says_what_the_status_does_not(api: Api, cluster: Path, capsys: Capture) -> None:
+    rack = {**RACK, "status": "active", "denied": BAN, "problem": "the mixer is away"}
+    api.answer = lambda method, path, body: (200, {"racks": [rack]})
+    assert admin(api, cluster / "ops", "racks", "list", "--status", "denied") == 0
+    assert api.requests == [("GET", "/api/v1/racks?status=denied", None)]
+    assert (
+        capsys.readouterr().out.splitlines()[1].endswith("denied: stolen; renewal fails: the mixer is away")
+    )
+
+
+@pytest.mark.parametrize("step", ["approve", "suspend", "activate", "rotate-secret"])
+def test_a_step_carries_its_reason(api: Api, cluster: Path, capsys: Capture, step: str) -> None:
+    api.answer = lambda method, path, body: (200, RACK)
+    assert admin(api, cluster / "ops", "racks", step, "stage-left", "--reason", "it moved", "--json") == 0
+    assert api.requests == [("POST", f"/api/v1/racks/stage-left/{step}", {"reason": "it moved"})]
+    assert json.loads(capsys.readouterr().out) == RACK
+
+
+def test_tokens_are_listed_and_revoked_by_id(api: Api, cluster: Path, capsys: Capture) -> None:
+    token = {
+        "id": "ab12",
+        "rack": "stage-left",
+        "state": "issued",
+        "machine_id": None,
+        "expires_at_ns": 1_800_000_000_000_000_000,
+        "created_by": "spiffe://venue/client/admin/ops",
+    }
+    api.answer = lambda method, path, body: (200, {"tokens": [token]} if method == "GET" else token)
+    assert admin(api, cluster / "ops", "token", "list") == 0
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.split()[:3] == ["ID", "RACK", "STATE"]
+    assert row.split()[:5] == ["ab12", "stage-left", "issued", "any", "2027-01-15T08:00:00+00:00"]
+    assert admin(api, cluster / "ops", "token", "revoke", "ab12") == 0
+    assert api.requests[-1] == ("DELETE", "/api/v1/tokens/ab12", None)
+    assert capsys.readouterr().out == "the token ab12 for rack stage-left is revoked\n"
+
+
+@pytest.mark.parametrize(
+    ("named", "sent"),
+    [
+        (("stage-left",), ("rack", "stage-left")),
+        (("--machine-id", "BEEF"), ("machine", "000000000000beef")),
+        (("--certificate", f"sha256:{'ab' * 32}"), ("certificate", f"sha256:{'ab' * 32}")),
+    ],
+)
+def test_a_rack_a_machine_or_a_certificate_is_denied_and_cleared(
+    api: Api, cluster: Path, capsys: Capture, named: tuple[str, ...], sent: tuple[str, str]
+) -> None:
+    kind, value = sent
+    answer = {"kind": kind, "value": value, "epoch": 4, "kicked": 1, "problem": "", "racks": ["stage-left"]}
+    api.answer = lambda method, path, body: (200, answer)
+    assert admin(api, cluster / "ops", "racks", "deny", *named, "--reason", "stolen") == 0
+    assert api.requests == [("POST", "/api/v1/denied", {"kind": kind, "value": value, "reason": "stolen"})]
+    assert capsys.readouterr().out.splitlines() == [
+        f"denied: {kind} {value} (deny list 4)",
+        "1 connection dropped",
+        "racks it hits: stage-left",
+    ]
+    assert admin(api, cluster / "ops", "racks", "clear", *named, "--reason", "found") == 0
+    assert api.requests[-1] == ("DELETE", f"/api/v1/denied/{kind}/{quote(value)}?reason=found", None)
+    assert f"cleared: {kind} {value}" in capsys.readouterr().out
+
+
+def test_bans_are_listed_with_who_and_why(api: Api, cluster: Path, capsys: Capture) -> None:
+    api.answer = lambda method, path, body: (200, {"epoch": 4, "denied": [BAN]})
+    assert admin(api, cluster / "ops", "racks", "denied") == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == [
+        "2027-01-15T08:00:00+00:00", "rack", "stage-left", "spiffe://venue/client/admin/ops", "stolen",
+    ]  # fmt: skip
+    api.answer = lambda method, path, body: (200, {"epoch": 5, "denied": []})
+    assert admin(api, cluster / "ops", "racks", "denied") == 0
+    assert capsys.readouterr().out == "nobody is denied (deny list 5)\n"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        (("stage-left",), 2),
+        (("--reason", "stolen"), 65),
+        (("stage-left", "--machine-id", "2a", "--reason", "stolen"), 65),
+        (("--certificate", "sha256:ab", "--reason", "stolen"), 65),
+        (("Stage Left", "--reason", "stolen"), 65),
+    ],
+)
+def test_a_ban_that_makes_no_sense_never_reaches_the_mixer(
+    api: Api, cluster: Path, wrong: tuple[str, ...], code: int
+) -> None:
+    assert admin(api, cluster / "ops", "racks", "deny", *wrong) == code
+    assert api.requests == []
+
+
+class Terminal(io.StringIO):
+    """A terminal at which something was typed."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("remove", "stage-left"), ("deny", "stage-left", "--reason", "stolen")],
+    ids=lambda words: words[0],
+)
+def test_on_a_terminal_harm_is_done_only_after_a_yes(
+    api: Api, cluster: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    api.answer = lambda method, path, body: (200, {**RACK, **BAN})
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    assert admin(api, cluster / "ops", "racks", *command) == 1
+    output = capsys.readouterr()
+    assert (api.requests, output.out) == ([], "")
+    assert "nothing was changed" in output.err
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    assert admin(api, cluster / "ops", "racks", *command, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {**RACK, **BAN}
+    monkeypatch.setattr("sys.stdin", Terminal(""))
+    assert admin(api, cluster / "ops", "racks", *command, "--yes") == 0
+    assert len(api.requests) == 2
+
+
+def test_a_removal_says_why_and_what_remains_possible(api: Api, cluster: Path, capsys: Capture) -> None:
+    api.answer = lambda method, path, body: (200, RACK)
+    assert admin(api, cluster / "ops", "racks", "remove", "stage-left", "--reason", "sold & gone") == 0
+    assert api.requests == [("DELETE", "/api/v1/racks/stage-left?reason=sold+%26+gone", None)]
+    assert "rack stage-left is removed" in capsys.readouterr().out
+
+
+def test_a_check_shows_the_proof_and_fails_if_the_rack_refused(
+    api: Api, cluster: Path, capsys: Capture
+) -> None:
+    ack = {"rack": "stage-left", "seq": 7, "result": "done", "reason": "", "round_trip_ms": 3.2}
+    api.answer = lambda method, path, body: (200, ack)
+    assert admin(api, cluster / "ops", "racks", "check", "stage-left") == 0
+    assert api.requests == [("POST", "/api/v1/racks/stage-left/check", {})]
+    assert "stage-left has answered command 7 after 3.2 ms" in capsys.readouterr().out
+    ack |= {"result": "refused", "reason": "old_sequence"}
+    assert admin(api, cluster / "ops", "racks", "check", "stage-left") == 1
+    assert "but refused: old_sequence" in capsys.readouterr().out
+
+
 def test_a_name_cannot_leave_its_place_in_the_url(api: Api, cluster: Path) -> None:
     api.answer = lambda method, path, body: (404, {"error": "not_found", "message": "no such rack"})
     assert admin(api, cluster / "ops", "racks", "show", "../tokens?x=1") == 65
@@ -217,6 +366,9 @@ def test_control_characters_of_the_mixer_do_not_reach_the_terminal(
         ),
         (400, {"error": "invalid", "message": "ttl_s is over 86400"}, 65, "error: ttl_s is over 86400\n"),
         (503, {"error": "unavailable", "message": "no bus"}, 69, "error: the mixer failed: no bus\n"),
+        (504, {"error": "unanswered", "message": "no ack"}, 69, "error: no ack\n"),
+        (429, {"error": "x", "message": "too often"}, 69, "error: the mixer is too busy: too often\n"),
+        (403, {"error": "denied", "message": "banned"}, 77, "error: the mixer refused: banned\n"),
         (404, b"<html>nginx</html>", 69, "answered 404 and not as a mixer does"),
         (200, b"[]", 69, "answered 200 and not as a mixer does"),
         (302, b"", 69, "answered 302 and not as a mixer does"),

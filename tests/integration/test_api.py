@@ -3,25 +3,64 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
+import secrets
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from stagebox import subjects
+from stagebox.audit_chain import ChainVerifier
+from stagebox.bus import BusMessage
+from stagebox.certificates import (
+    build_csr,
+    fingerprint,
+    load_certificates,
+    parse_der_chain,
+    public_ed25519,
+    to_der,
+)
+from stagebox.cli.mixer_api import MixerApi
+from stagebox.control.command import Ack, AckResult, open_command
+from stagebox.control.fields import payload_digest
+from stagebox.control.renewal import Renewal, RenewalRequest
+from stagebox.control.request import Answer, Request, Verb, open_answer
+from stagebox.envelope import DOMAIN_ANSWER, open_envelope
+from stagebox.errors import InputError, StageboxError, VerificationError
 from stagebox.identity import Role
+from stagebox.keyfiles import load_ed25519
+from stagebox_mixer.api import racks as rack_routes
 from stagebox_mixer.limits import LIMITS
-from support.cluster import Cluster, RunningMixer
+from stagebox_rack.state import RackIdentity
+from support.cluster import Cluster, RunningMixer, identity_tls
+from support.rackside import connected, rack_options
 
 SECRET = "sbt-secret-token-0123456789"
 ADMIN_ROUTES = (
     ("POST", "/api/v1/tokens", {"rack": "stage-left"}),
     ("POST", "/api/v1/racks/stage-left/approve", None),
+    ("POST", "/api/v1/racks/stage-left/suspend", {"reason": "moved"}),
+    ("DELETE", "/api/v1/racks/stage-left", None),
+    ("POST", "/api/v1/denied", {"kind": "rack", "value": "stage-left", "reason": "stolen"}),
+    ("DELETE", "/api/v1/denied/rack/stage-left", None),
+    ("DELETE", "/api/v1/tokens/0123456789abcdef", None),
 )
-READ_ROUTES = (("GET", "/api/v1/racks", None), ("GET", "/api/v1/racks/stage-left", None))
+READ_ROUTES = (
+    ("GET", "/api/v1/racks", None),
+    ("GET", "/api/v1/racks/stage-left", None),
+    ("GET", "/api/v1/tokens", None),
+    ("GET", "/api/v1/denied", None),
+    ("GET", "/api/v1/audit", None),
+    ("GET", "/metrics", None),
+)
 
 SENSELESS: list[object] = [
     {"rack": "Stage Left"},
@@ -196,6 +235,16 @@ async def test_the_health_page_names_nobody(mixer: RunningMixer, tmp_path: Path)
     assert "stage-left" not in answer.text
 
 
+async def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_own_head(mixer: RunningMixer) -> None:
+    took = []
+    async with mixer.api(None) as api:
+        for _ in range(20):
+            began = time.perf_counter()
+            await api.get("/healthz")
+            took.append(time.perf_counter() - began)
+    assert min(took) < 0.03  # delayed acknowledgements take 40 ms, every time
+
+
 async def test_while_nats_is_away_the_api_says_so_and_no_token_is_made(mixer: RunningMixer) -> None:
     assert mixer.mixer.nats is not None
     pid = mixer.mixer.nats.pid
@@ -220,3 +269,253 @@ async def test_a_mixer_whose_ingest_ended_says_so_and_is_not_healthy(mixer: Runn
     assert answer.status_code == 503
     assert answer.json()["status"] == "failing"
     assert not mixer.mixer.healthy()
+
+
+# Tokens
+
+
+async def test_a_token_is_listed_without_itself_and_a_revoked_one_enrolls_nobody(
+    mixer: RunningMixer, tmp_path: Path
+) -> None:
+    token = await mixer.create_token("stage-left", machine_id=0x2A)
+    async with mixer.api(Role.ADMIN) as api:
+        listed = await api.get("/api/v1/tokens")
+        (shown,) = listed.json()["tokens"]
+        assert token not in listed.text
+        assert (shown["rack"], shown["state"], shown["machine_id"]) == (
+            "stage-left",
+            "issued",
+            f"{0x2A:016x}",
+        )
+        assert (
+            abs(shown["expires_at_ns"] - shown["created_at_ns"] - LIMITS.token_default_ttl_s * 10**9) < 10**9
+        )
+        revoked = await api.delete(f"/api/v1/tokens/{shown['id']}")
+        assert (revoked.status_code, revoked.json()["state"]) == (200, "revoked")
+        assert (await api.delete("/api/v1/tokens/0123456789abcdef")).status_code == 400
+    with pytest.raises(StageboxError, match="revoked"):
+        await mixer.redeem(tmp_path / "rack", token, machine=0x2A)
+    assert (await mixer.audit_rows(action="token_revoke"))[0]["subject"] == "stage-left"
+
+
+# Standing
+
+
+async def test_a_suspended_rack_is_shown_so_and_why_is_in_the_audit(
+    mixer: RunningMixer, rack: RackIdentity
+) -> None:
+    async with mixer.api(Role.ADMIN) as api:
+        answer = await api.post("/api/v1/racks/stage-left/suspend", json={"reason": "moved to the store"})
+        listed = await api.get("/api/v1/racks", params={"status": "suspended"})
+        active = await api.get("/api/v1/racks", params={"status": "active"})
+    assert answer.json()["status"] == "suspended"
+    assert answer.json()["pending"]["serial"] == rack.passport.serial + 1
+    assert [entry["name"] for entry in listed.json()["racks"]] == ["stage-left"]
+    assert active.json()["racks"] == []
+    (row,) = await mixer.audit_rows(action="suspend")
+    assert (row["subject"], row["reason"]) == ("stage-left", "moved to the store")
+
+
+async def test_a_removed_rack_comes_back_with_a_new_token_and_a_higher_serial(
+    mixer: RunningMixer, rack: RackIdentity, tmp_path: Path
+) -> None:
+    async with mixer.api(Role.ADMIN) as api:
+        assert (await api.delete("/api/v1/racks/stage-left")).json()["status"] == "removed"
+        assert (await api.get("/api/v1/racks")).json()["racks"] == []
+        assert (await api.delete("/api/v1/racks/stage-left")).status_code == 404
+        again = await mixer.enroll(tmp_path / "again", "stage-left")
+        assert [entry["name"] for entry in (await api.get("/api/v1/racks")).json()["racks"]] == ["stage-left"]
+    assert again.passport.serial > rack.passport.serial
+
+
+async def test_a_ban_ends_the_live_connection_and_the_answer_says_so(
+    mixer: RunningMixer, rack: RackIdentity
+) -> None:
+    lost = asyncio.Event()
+    async with connected(rack_options(rack)) as bus, mixer.api(Role.ADMIN) as api:
+        bus.on_disconnected(lambda _failure: lost.set())
+        assert (await api.get("/api/v1/racks/stage-left")).json()["connected"] is True
+        began = time.monotonic()
+        answer = await api.post(
+            "/api/v1/denied", json={"kind": "rack", "value": "stage-left", "reason": "stolen"}
+        )
+        async with asyncio.timeout(2):
+            await lost.wait()
+        assert time.monotonic() - began < 1.0
+        shown = (await api.get("/api/v1/racks/stage-left")).json()
+    assert (answer.json()["kicked"], answer.json()["racks"]) == (1, ["stage-left"])
+    assert shown["connected"] is False
+    assert (shown["denied"]["kind"], shown["denied"]["reason"]) == ("rack", "stolen")
+
+
+async def test_a_banned_admin_is_nobody_until_another_lifts_the_ban(
+    mixer: RunningMixer, cluster: Cluster
+) -> None:
+    lost = cluster.client(Role.ADMIN, "lost-laptop")
+    own = fingerprint(load_certificates(lost / "client.crt")[0])
+    ban = {"kind": "certificate", "value": own, "reason": "laptop lost"}
+    tls = identity_tls(lost)
+    async with (
+        mixer.api(Role.ADMIN) as api,
+        httpx.AsyncClient(base_url=mixer.https, verify=tls, trust_env=False) as theirs,
+    ):
+        assert (await theirs.get("/api/v1/racks")).status_code == 200
+        assert (await theirs.post("/api/v1/denied", json=ban)).status_code == 400  # not themselves
+        assert (await api.post("/api/v1/denied", json=ban)).status_code == 200
+        refused = await theirs.get("/api/v1/racks")  # the same kept-alive connection
+        assert (refused.status_code, problem(refused)["error"]) == (403, "denied")
+        assert (await theirs.delete(f"/api/v1/denied/certificate/{own}")).status_code == 403
+        assert (await api.delete(f"/api/v1/denied/certificate/{own}")).status_code == 200
+        assert (await theirs.get("/api/v1/racks")).status_code == 200
+    row = await mixer.wait_audit(action="api", reason="denied")
+    assert row["actor"].endswith("/client/admin/lost-laptop")
+
+
+# Renewal over HTTPS
+
+
+def renewal(rack: RackIdentity) -> Request:
+    csr = x509.load_pem_x509_csr(build_csr(load_ed25519(rack.paths.identity_key), "stagebox-rack"))
+    body = RenewalRequest(
+        csr=csr.public_bytes(Encoding.DER),
+        passport=rack.paths.passport.read_bytes(),
+        chain=tuple(to_der(load_certificates(rack.paths.certificate))),
+    )
+    passport = rack.passport
+    return Request(
+        passport.cluster_id,
+        passport.name,
+        Verb.RENEW.value,
+        secrets.token_bytes(16),
+        time.time_ns(),
+        body.body(),
+    )
+
+
+async def test_a_rack_renews_over_https_without_a_certificate_and_twice_is_once(
+    mixer: RunningMixer, rack: RackIdentity
+) -> None:
+    request = renewal(rack)
+    async with mixer.api(None) as api:
+        first = await api.post("/api/v1/racks/renew", content=request.seal(rack.key))
+        again = await api.post("/api/v1/racks/renew", content=request.seal(rack.key))
+    answers = [open_answer(each.content, rack.passport.cluster_public, request) for each in (first, again)]
+    assert [answer.error for answer in answers] == ["", ""]
+    got = [Renewal.from_body(answer.body) for answer in answers]
+    assert (got[0].chain, got[0].passport) == (got[1].chain, got[1].passport)
+    assert public_ed25519(parse_der_chain(got[0].chain, "chain")[0]) == rack.public
+    async with mixer.api(Role.VIEWER) as api:
+        assert (await api.get("/api/v1/racks/stage-left")).json()["pending"][
+            "serial"
+        ] == rack.passport.serial + 1
+        assert "stagebox_renewals_total 1.0" in (await api.get("/metrics")).text.splitlines()
+
+
+async def test_a_refused_renewal_is_a_signed_answer(mixer: RunningMixer, rack: RackIdentity) -> None:
+    request = renewal(rack)
+    async with mixer.api(Role.ADMIN) as admin, mixer.api(None) as api:
+        await admin.post("/api/v1/denied", json={"kind": "rack", "value": "stage-left", "reason": "stolen"})
+        refused = await api.post("/api/v1/racks/renew", content=request.seal(rack.key))
+        garbage = await api.post("/api/v1/racks/renew", content=b"\xff" * 100)
+    assert refused.status_code == garbage.status_code == 200
+    assert open_answer(refused.content, rack.passport.cluster_public, request).error == "denied"
+    answer = Answer.decode(open_envelope(DOMAIN_ANSWER, garbage.content, rack.passport.cluster_public))
+    assert (answer.error, answer.rack) == ("malformed", "")
+
+
+# Commands
+
+
+async def test_a_check_shows_a_rack_that_signs_and_says_when_there_is_none(
+    mixer: RunningMixer, rack: RackIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(rack_options(rack)) as bus, mixer.api(Role.OPERATOR) as api:
+
+        def obey(message: BusMessage) -> None:
+            command, payload = open_command(message.payload, rack.passport.cluster_public)
+            ack = Ack(
+                command.cluster,
+                command.rack,
+                command.seq,
+                payload_digest(payload),
+                bytes(16),
+                5,
+                AckResult.DONE,
+            )
+            bus.publish(subjects.ack("stage-left"), ack.seal(rack.key))
+
+        await bus.subscribe(subjects.command("stage-left"), callback=obey)
+        answer = (await api.post("/api/v1/racks/stage-left/check")).json()
+    assert (answer["rack"], answer["result"], answer["seq"]) == ("stage-left", "done", 1)
+    assert 0 < answer["round_trip_ms"] < 1000
+    monkeypatch.setattr(rack_routes, "LIMITS", dataclasses.replace(LIMITS, check_wait_s=0.2))
+    async with mixer.api(Role.OPERATOR) as api:
+        silent = await api.post("/api/v1/racks/stage-left/check")
+    assert (silent.status_code, problem(silent)["error"]) == (504, "unanswered")
+
+
+# Audit and metrics
+
+
+async def test_the_audit_leaves_the_mixer_as_rows_that_prove_themselves(
+    mixer: RunningMixer, rack: RackIdentity
+) -> None:
+    verifier, after = ChainVerifier([]), 0
+    async with mixer.api(Role.OPERATOR) as api:
+        while True:
+            page = (await api.get("/api/v1/audit", params={"after": after, "limit": 1})).json()
+            if not page["rows"]:
+                break
+            for row in page["rows"]:
+                verifier.add(row["seq"], row["data"].encode())
+                after = row["seq"]
+    assert verifier.finish(page["last"]).rows == page["last"] == after >= 2
+    async with mixer.api(Role.VIEWER) as api:
+        refused = await api.get("/api/v1/audit")
+    assert (refused.status_code, problem(refused)["error"]) == (403, "forbidden")
+
+
+async def test_metrics_show_what_was_admitted_and_when_its_certificate_ends(
+    mixer: RunningMixer, rack: RackIdentity
+) -> None:
+    async with connected(rack_options(rack)), mixer.api(Role.VIEWER) as api:
+        lines = (await api.get("/metrics")).text.splitlines()
+    end = load_certificates(rack.paths.certificate)[0].not_valid_after_utc.timestamp()
+    values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    assert float(values['stagebox_rack_certificate_not_after_seconds{rack="stage-left"}']) == end
+    assert float(values['stagebox_rack_expires_unrenewed{rack="stage-left"}']) == 0
+    assert float(values["stagebox_admissions_total"]) >= 1
+    assert float(values["stagebox_audit_last_sequence"]) >= len(await mixer.audit_rows(action="enroll"))
+    assert float(values["stagebox_healthy"]) == 1
+
+
+async def test_the_command_lines_client_and_the_mixer_understand_each_other(
+    mixer: RunningMixer, cluster: Cluster, rack: RackIdentity
+) -> None:
+    name, machine = "stage-left", f"{rack.passport.machine_id:016x}"
+
+    def administer() -> None:
+        with MixerApi(mixer.https, cluster.client(Role.ADMIN)) as api:
+            made = api.create_token(name, 60, None)
+            assert [token["state"] for token in api.tokens()] == ["issued", "used"]
+            assert api.revoke_token(made["id"])["state"] == "revoked"
+            assert api.suspend(name, "moved")["status"] == "suspended"
+            assert [entry["name"] for entry in api.racks("suspended")] == [name]
+            assert api.activate(name)["status"] == "active"
+            assert api.rotate_secret(name)["pending"]["serial"] == rack.passport.serial + 3
+            assert api.deny("machine", machine, "stolen")["racks"] == [name]
+            assert [ban["reason"] for ban in api.denied()["denied"]] == ["stolen"]
+            with pytest.raises(VerificationError, match="denied"):
+                api.activate(name)
+            assert api.clear("machine", machine, "found")["epoch"] == 2
+            assert api.rack(name)["denied"] is None
+            with pytest.raises(InputError, match="not pending"):
+                api.approve(name)
+            assert api.remove(name, "sold")["status"] == "removed"
+            with pytest.raises(InputError, match="no rack 'stage-left' is registered"):
+                api.check(name)
+            actions = [json.loads(row["data"])["action"] for row in api.audit(0, 100)["rows"]]
+            steps = ["suspend", "activate", "rotate_secret", "deny", "clear", "remove"]
+            assert [action for action in actions if action in steps] == steps
+
+    await asyncio.to_thread(administer)

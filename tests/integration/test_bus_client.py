@@ -271,6 +271,63 @@ async def test_swapping_the_certificate_loses_no_message_and_answers_requests_in
         assert bus.stats().disconnects == 0 and bus.stats().connects == 2
 
 
+async def test_the_context_is_asked_for_at_every_attempt_and_a_failed_attempt_is_told_before_the_next(
+    server: NatsServer, authority: Authority
+) -> None:
+    expired, good = (
+        authority.context(authority.issue("old", days=-1)),
+        authority.context(authority.issue("new")),
+    )
+    asked: list[ssl.SSLContext] = []
+    failures: list[Failure] = []
+
+    def choose() -> ssl.SSLContext:
+        asked.append(good if failures else expired)
+        return asked[-1]
+
+    options = BusOptions((server.wss,), "test", choose, limits=QUICK)
+    async with no_leaks(0), BusClient(options) as bus:
+        bus.on_attempt_failed(failures.append)
+        await bus.wait_connected(5)
+        assert [failure.cause for failure in failures] == [Cause.CLIENT_CERTIFICATE_EXPIRED]
+        assert asked == [expired, good]
+        assert bus.transport_facts()["client_certificate"] is True
+        await bus.swap_certificate()
+        assert asked[2:] == [good]
+
+
+async def test_a_swap_that_fails_is_told_like_any_attempt(server: NatsServer, authority: Authority) -> None:
+    good, expired = (
+        authority.context(authority.issue("new")),
+        authority.context(authority.issue("old", days=-1)),
+    )
+    chosen = [good]
+    async with (
+        no_leaks(0),
+        BusClient(BusOptions((server.wss,), "test", lambda: chosen[0], limits=QUICK)) as bus,
+    ):
+        failures: list[Failure] = []
+        bus.on_attempt_failed(failures.append)
+        await bus.wait_connected(5)
+        chosen[0] = expired
+        with pytest.raises(TlsError):
+            await bus.swap_certificate()
+        assert [failure.cause for failure in failures] == [Cause.CLIENT_CERTIFICATE_EXPIRED]
+        assert bus.connected
+
+
+async def test_a_context_that_cannot_be_had_is_a_failed_attempt_that_quotes_nothing(
+    server: NatsServer,
+) -> None:
+    def broken() -> ssl.SSLContext:
+        raise OSError("hunter22")
+
+    options = BusOptions((server.wss,), "test", broken, limits=QUICK, give_up_after=1)
+    failure, error, _ = await failure_of(BusClient(options))
+    assert failure.cause is Cause.LOCAL
+    assert "hunter22" not in str(error)
+
+
 async def test_a_swap_that_fails_keeps_the_connection(server: NatsServer, authority: Authority) -> None:
     context = authority.context(authority.issue("first"))
     async with no_leaks(0), client(server, context) as bus:

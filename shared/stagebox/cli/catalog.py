@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 ONE_LINERS = {
-    "admin": "Administer racks: tokens, approval, enrollment.",
+    "admin": "Administer racks: tokens, approval, bans, enrollment.",
     "admin.enroll": "Enroll this rack with a one-time token (run on the rack).",
+    "audit": "Read the audit, and verify that nobody changed it.",
     "config": "Show the effective configuration and where it comes from.",
     "keys": "Make and inspect a cluster's keys and certificates (works offline).",
     "mixer": "Run the control plane.",

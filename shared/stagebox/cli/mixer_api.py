@@ -55,24 +55,85 @@ class MixerApi:
             body["machine_id"] = machine_id
         return self._call("POST", "/api/v1/tokens", body)
 
-    def racks(self) -> list[dict[str, Any]]:
-        """Return all registered racks."""
-        racks = self._call("GET", "/api/v1/racks").get("racks")
-        if not isinstance(racks, list) or not all(isinstance(rack, dict) for rack in racks):
-            raise BusError(f"the mixer at {self._url} answered without a list of racks")
-        return racks
+    def tokens(self) -> list[dict[str, Any]]:
+        """Return all enrollment tokens, by id; the tokens themselves are known to nobody."""
+        return self._list("/api/v1/tokens", "tokens")
+
+    def revoke_token(self, token_id: str) -> dict[str, Any]:
+        """Revoke a token that was not used yet."""
+        return self._call("DELETE", f"/api/v1/tokens/{_segment(token_id)}")
+
+    def racks(self, status: str | None = None) -> list[dict[str, Any]]:
+        """Return all registered racks, or those of one status."""
+        return self._list("/api/v1/racks", "racks", {"status": status} if status is not None else {})
 
     def rack(self, name: str) -> dict[str, Any]:
         """Return one rack."""
-        return self._call("GET", f"/api/v1/racks/{quote(name, safe='')}")
+        return self._call("GET", f"/api/v1/racks/{_segment(name)}")
 
-    def approve(self, name: str) -> dict[str, Any]:
+    def approve(self, name: str, reason: str = "") -> dict[str, Any]:
         """Approve a pending rack."""
-        return self._call("POST", f"/api/v1/racks/{quote(name, safe='')}/approve", {})
+        return self._step(name, "approve", reason)
 
-    def _call(self, method: str, path: str, body: dict[str, object] | None = None) -> dict[str, Any]:
+    def suspend(self, name: str, reason: str = "") -> dict[str, Any]:
+        """Let a rack stay connected and do nothing."""
+        return self._step(name, "suspend", reason)
+
+    def activate(self, name: str, reason: str = "") -> dict[str, Any]:
+        """End a suspension."""
+        return self._step(name, "activate", reason)
+
+    def rotate_secret(self, name: str, reason: str = "") -> dict[str, Any]:
+        """Give a rack a new passport secret."""
+        return self._step(name, "rotate-secret", reason)
+
+    def check(self, name: str) -> dict[str, Any]:
+        """Ask a rack for a signed sign of life."""
+        return self._step(name, "check", "")
+
+    def remove(self, name: str, reason: str = "") -> dict[str, Any]:
+        """Take a rack out of the registry."""
+        return self._call(
+            "DELETE", f"/api/v1/racks/{_segment(name)}", params={"reason": reason} if reason else {}
+        )
+
+    def denied(self) -> dict[str, Any]:
+        """Return the deny list."""
+        return self._call("GET", "/api/v1/denied")
+
+    def deny(self, kind: str, value: str, reason: str) -> dict[str, Any]:
+        """Ban a rack, a machine or a certificate."""
+        return self._call("POST", "/api/v1/denied", {"kind": kind, "value": value, "reason": reason})
+
+    def clear(self, kind: str, value: str, reason: str = "") -> dict[str, Any]:
+        """Lift a ban."""
+        path = f"/api/v1/denied/{_segment(kind)}/{_segment(value)}"
+        return self._call("DELETE", path, params={"reason": reason} if reason else {})
+
+    def audit(self, after: int, limit: int) -> dict[str, Any]:
+        """Return a page of audit rows with sequences above ``after``."""
+        return self._call("GET", "/api/v1/audit", params={"after": str(after), "limit": str(limit)})
+
+    def _step(self, name: str, step: str, reason: str) -> dict[str, Any]:
+        body: dict[str, object] = {"reason": reason} if reason else {}
+        return self._call("POST", f"/api/v1/racks/{_segment(name)}/{step}", body)
+
+    def _list(self, path: str, field: str, params: dict[str, str] | None = None) -> list[dict[str, Any]]:
+        found = self._call("GET", path, params=params).get(field)
+        if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+            raise BusError(f"the mixer at {self._url} answered without a list of {field}")
+        return found
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, object] | None = None,
+        *,
+        params: dict[str, str] | None = None,
+    ) -> dict[str, Any]:
         with self._explained():
-            response = self._client.request(method, path, json=body)
+            response = self._client.request(method, path, json=body, params=params or None)
         try:
             answer = response.json() if len(response.content) <= _MAX_ANSWER_BYTES else None
         except ValueError:
@@ -126,6 +187,11 @@ class MixerApi:
         )
 
 
+def _segment(value: str) -> str:
+    """Return ``value`` as one segment of a path, whatever is in it."""
+    return quote(value, safe="")
+
+
 def _context(identity: Path) -> ssl.SSLContext:
     paths = {name: identity / name for name in ("ca.pem", "client.crt", "client.key")}
     missing = [str(path) for path in paths.values() if not path.exists()]
@@ -169,6 +235,10 @@ def _refusal(url: str, status: int, answer: object) -> StageboxError:
     known = remedy if isinstance(remedy, str) else None
     if status in (401, 403):
         return VerificationError(f"the mixer refused: {message}", remedy=known)
+    if status == 429:
+        return BusError(f"the mixer is too busy: {message}", remedy=known)
+    if status == 504:
+        return BusError(message, remedy=known)  # it is the rack that does not answer
     if status >= 500:
         return BusError(f"the mixer failed: {message}", remedy=known or "see the mixer's log")
     return InputError(message, remedy=known)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from stagebox.control.command import Ack
 from stagebox.logs import printable
 from stagebox.records.audio import AudioPacket
 from stagebox.records.checkpoint import Checkpoint
@@ -72,6 +73,9 @@ def _describe(record: Record) -> str:
             return f"seq {checkpoint.seq}  {count} records of {len(checkpoint.streams)} streams"
         case WalBatch() as batch:
             return f"records {batch.first} to {batch.first + len(batch.records) - 1}"
+        case Ack() as ack:
+            why = f": {ack.reason}" if ack.reason else ""
+            return f"command {ack.seq}  {ack.result.value}{why}"
     return f"{len(record.payload)} bytes of a kind this version does not know"
 
 

@@ -53,9 +53,11 @@ def is_secret(name: str, field: FieldInfo) -> bool:
     """Tell whether a setting must never be shown: by its type, or by a name such as ``…_token``."""
     if _has_secret_type(field.annotation):
         return True
-    # A path to a secret is not the secret.
+    if field.annotation is bool:
+        return False
+    # Where a secret is, and whom it is for, is not the secret.
     words = name.split("_")
-    return words[-1] not in {"file", "dir", "path"} and not _SECRET_WORDS.isdisjoint(words)
+    return words[-1] not in {"file", "dir", "path", "racks"} and not _SECRET_WORDS.isdisjoint(words)
 
 
 def _has_secret_type(annotation: object) -> bool:

@@ -19,10 +19,12 @@ from stagebox.config.registry import settings_class
 UNITS = Path(__file__).parents[3] / "deploy" / "systemd"
 README = UNITS.parent / "README.md"
 SERVICES = ("stagebox-mixer", "stagebox-rack")
-SECTION = {"stagebox-mixer": "mixer", "stagebox-rack": "rack"}
+RENEWAL = "stagebox-rack-renew"
+UNITS_OF_OURS = (*SERVICES, RENEWAL)
+SECTION = {"stagebox-mixer": "mixer", "stagebox-rack": "rack", RENEWAL: "rack"}
 
 # Exposure as `systemd-analyze security` counts it, times ten. deploy/README.md states the same figures.
-EXPOSURE = {"stagebox-mixer": 13, "stagebox-rack": 17}
+EXPOSURE = {"stagebox-mixer": 13, "stagebox-rack": 17, RENEWAL: 13}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def installed(tmp_path: Path, name: str) -> Path:
     return copy
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", UNITS_OF_OURS)
 def test_systemd_accepts_the_unit_without_a_word(analyze: str, tmp_path: Path, name: str) -> None:
     done = subprocess.run(
         [analyze, "verify", "--recursive-errors=no", str(installed(tmp_path, name))],
@@ -79,7 +81,7 @@ def test_the_check_above_finds_a_misspelt_setting(analyze: str, tmp_path: Path) 
     assert "ProtectSytem" in done.stderr
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", UNITS_OF_OURS)
 def test_the_exposure_stays_at_the_documented_score(analyze: str, tmp_path: Path, name: str) -> None:
     def security(threshold: int) -> subprocess.CompletedProcess[str]:
         command = [analyze, "security", "--offline=true", "--no-pager", f"--threshold={threshold}"]
@@ -92,7 +94,7 @@ def test_the_exposure_stays_at_the_documented_score(analyze: str, tmp_path: Path
     assert f"{EXPOSURE[name] / 10:.1f}" in README.read_text()
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", UNITS_OF_OURS)
 def test_the_service_may_not_become_root_or_change_the_system(name: str) -> None:
     assert setting(name, "User") not in ("", "root")
     for key, value in {
@@ -124,7 +126,7 @@ def test_restarts_are_never_given_up(name: str) -> None:
     assert ("StartLimitIntervalSec", "0") in unit(name)["Unit"]
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", UNITS_OF_OURS)
 def test_the_command_and_its_environment_are_ones_the_software_knows(name: str) -> None:
     command = setting(name, "ExecStart").split()[1:]
     done = subprocess.run(
@@ -149,6 +151,26 @@ def test_the_example_configuration_is_accepted(tmp_path: Path) -> None:
     shown = json.loads(done.stdout)
     assert shown["rack"]["wait_for_enrollment"]["value"] is True
     assert shown["mixer"]["public_names"]["value"] == ["mixer.example.org"]
+
+
+def test_the_renewal_works_on_the_racks_own_state_and_only_once_there_is_an_identity() -> None:
+    for key in ("User", "StateDirectory", "Environment"):
+        assert setting(RENEWAL, key) == setting("stagebox-rack", key)
+    assert setting(RENEWAL, "Type") == "oneshot"
+    assert ("ConditionPathExists", "/var/lib/stagebox/state.flux") in unit(RENEWAL)["Unit"]
+
+
+def test_the_renewal_timer_is_accepted_and_spreads_a_fleet(analyze: str, tmp_path: Path) -> None:
+    installed(tmp_path, RENEWAL)
+    timer = Path(shutil.copy(UNITS / f"{RENEWAL}.timer", tmp_path))
+    done = subprocess.run(
+        [analyze, "verify", "--recursive-errors=no", str(timer)], capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, [line for line in done.stderr.splitlines() if RENEWAL in line]) == (0, [])
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(timer)
+    assert "RandomizedDelaySec" in parser["Timer"]
+    assert parser["Install"]["WantedBy"] == "timers.target"
 
 
 def test_every_user_of_a_unit_is_made_by_sysusers() -> None:

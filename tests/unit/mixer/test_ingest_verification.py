@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from nacl.signing import SigningKey
 
 from stagebox import envelope
+from stagebox.passport import PassportStatus
 from stagebox.records.checkpoint import FIRST_PREVIOUS, Checkpoint, StreamDigests
 from stagebox.records.digest import record_digest
 from stagebox.records.walbatch import WalBatch, WalRecord
@@ -22,6 +24,7 @@ from stagebox_mixer.ingest.verification import (
     continues,
     open_batch,
 )
+from stagebox_mixer.registry.model import PendingIssue, RackEntry
 from support.rackside import Journal
 
 RACK = "stage-left"
@@ -31,12 +34,12 @@ SUBJECT = f"rack.{RACK}.event"
 
 
 def verified(batch: WalBatch) -> VerifiedBatch:
-    return open_batch(batch.sign(KEY), rack=RACK, rack_public=PUBLIC)
+    return open_batch(batch.sign(KEY), rack=RACK, keys=[PUBLIC])
 
 
 def code_of(data: bytes, *, rack: str = RACK, public: bytes = PUBLIC) -> str:
     with pytest.raises(BatchRejected) as caught:
-        open_batch(data, rack=rack, rack_public=public)
+        open_batch(data, rack=rack, keys=[public])
     return caught.value.code
 
 
@@ -67,6 +70,45 @@ def test_a_signature_for_another_purpose_or_by_another_key_does_not_count() -> N
     assert code_of(batch.sign(SigningKey.generate())) == "signature"
     assert code_of(batch.sign(KEY), public=bytes(32)) == "signature"
     assert code_of(batch.sign(KEY), rack="stage-right") == "other_rack"
+
+
+def public(key: SigningKey) -> bytes:
+    return bytes(key.verify_key)
+
+
+EARLIER, NEXT = SigningKey.generate(), SigningKey.generate()
+PENDING = PendingIssue(
+    rack_public=public(NEXT), secret_hash=bytes(32), serial=2, issued_at=1, passport_not_after=2,
+    certificate="sha256:" + "00" * 32, certificate_der=b"der", certificate_not_after=2, request=bytes(32),
+)  # fmt: skip
+ENTRY = RackEntry(
+    name=RACK, tenant="default", machine_id=1, rack_public=PUBLIC, status=PassportStatus.ACTIVE, serial=1,
+    secret_hash=bytes(32), certificate="", certificate_not_after=0, enrolled_at=0,
+    earlier_keys=(public(EARLIER),), pending=PENDING,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("key", [KEY, EARLIER, NEXT], ids=["current", "earlier", "issued, not yet proved"])
+def test_a_batch_counts_whichever_of_the_racks_keys_signed_it(key: SigningKey) -> None:
+    batch = Journal(RACK, key).batch(b"x")
+    assert open_batch(batch.sign(key), rack=RACK, keys=ENTRY.keys).batch == batch
+
+
+@pytest.mark.parametrize(
+    "since",
+    [
+        {"status": PassportStatus.SUSPENDED},
+        {"status": PassportStatus.PENDING},
+        {"removed_at": 5, "pending": None},
+    ],
+    ids=["suspended", "pending", "removed"],
+)
+def test_what_a_rack_shipped_before_it_was_suspended_or_removed_stays_verifiable(
+    since: dict[str, Any],
+) -> None:
+    entry = RackEntry.decode(replace(ENTRY, **since).encode())
+    for key in (KEY, EARLIER):
+        assert open_batch(Journal(RACK, key).signed(b"x"), rack=RACK, keys=entry.keys)
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=8), st.data())
@@ -125,8 +167,18 @@ def checkpoint(*data: bytes, key: SigningKey = KEY, rack: str = RACK) -> WalReco
     return WalRecord("checkpoint", 2, f"rack.{RACK}.checkpoint", made.sign(key))
 
 
+def test_records_from_before_a_new_key_are_proved_by_checkpoints_of_either() -> None:
+    check = audit()
+    check.observe(record(b"1"))
+    check.observe(record(b"2"))
+    check.keys = [public(NEXT), PUBLIC]
+    check.observe(checkpoint(b"1", key=KEY))
+    check.observe(checkpoint(b"2", key=NEXT))
+    assert (check.checkpoints, check.proved) == (2, 2)
+
+
 def audit(max_digests: int = 10) -> CheckpointAudit:
-    return CheckpointAudit(RACK, PUBLIC, max_digests)
+    return CheckpointAudit(RACK, [PUBLIC], max_digests)
 
 
 def test_each_record_is_proved_once_by_the_checkpoint_that_lists_it() -> None:

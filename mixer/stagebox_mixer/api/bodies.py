@@ -1,0 +1,55 @@
+"""The JSON bodies of requests. Unknown fields are let through: an old mixer must talk to a newer client."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from stagebox.limits import LIMITS as SHARED
+from stagebox_mixer.limits import LIMITS
+
+
+def _one_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it must be one line of printable text")
+    return text
+
+
+Reason = Annotated[str, Field(max_length=LIMITS.reason_chars), AfterValidator(_one_line)]
+"""Why somebody did something, as it stands in the audit; in a body or a query."""
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+
+class TokenRequest(_Body):
+    """``POST /api/v1/tokens``."""
+
+    rack: str = Field(max_length=SHARED.max_name_chars)
+    ttl_s: int = LIMITS.token_default_ttl_s
+    machine_id: int = Field(default=0, ge=0, lt=1 << 64)
+
+
+class EnrollRequest(_Body):
+    """``POST /api/v1/racks/enroll``."""
+
+    token: str = Field(max_length=256, repr=False)
+    csr: str = Field(max_length=8192)
+    machine_id: int = Field(ge=1, lt=1 << 64)
+    rack: str | None = Field(default=None, max_length=SHARED.max_name_chars)
+
+
+class StepRequest(_Body):
+    """``POST /api/v1/racks/{name}/{approve,suspend,activate,rotate-secret}``; the whole body may be left out."""
+
+    reason: Reason = ""
+
+
+class DenyRequest(_Body):
+    """``POST /api/v1/denied``: ``value`` is a name, 16 hex digits, or ``sha256:<hex>``, as ``kind`` says."""
+
+    kind: str = Field(max_length=16)
+    value: str = Field(max_length=128)
+    reason: Reason = Field(min_length=1)
