@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP256R1,
@@ -80,7 +80,7 @@ def parse_csr(data: bytes) -> x509.CertificateSigningRequest:
         if data.lstrip().startswith(b"-----BEGIN"):
             return x509.load_pem_x509_csr(data)
         return x509.load_der_x509_csr(data)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise InputError("the CSR is not a PKCS#10 certificate signing request") from error
 
 
@@ -88,10 +88,13 @@ def csr_key(csr: x509.CertificateSigningRequest) -> Ed25519PublicKey:
     """Return the identity key that ``csr`` proves possession of.
 
     Raises:
-        InputError: the key is not Ed25519.
+        InputError: the key is not Ed25519, or cannot be read.
         VerificationError: the CSR is not signed by its own key.
     """
-    key = csr.public_key()
+    try:
+        key = csr.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise InputError("the CSR carries a key that cannot be read") from None
     if not isinstance(key, Ed25519PublicKey):
         raise InputError(
             f"the CSR's key is {type(key).__name__}, and a rack's identity is an Ed25519 key",
@@ -232,6 +235,8 @@ def _check_requested_names(csr: x509.CertificateSigningRequest, spiffe: RackId) 
         names = csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return
+    except (ValueError, x509.DuplicateExtension):
+        raise VerificationError("the CSR asks for names that cannot be read") from None
     if list(names) != [x509.UniformResourceIdentifier(spiffe.uri)]:
         asked = ", ".join(str(name.value) for name in names)
         raise VerificationError(f"the CSR asks for {asked}, and only {spiffe.uri} may be certified here")

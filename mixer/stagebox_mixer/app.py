@@ -68,6 +68,9 @@ class Mixer:
         self._audit: Audit | None = None
         self._membership: Membership | None = None
         self._ingest: Ingest | None = None
+        self._api: ApiServer | None = None
+        self._buses: list[BusClient] = []
+        self._away_since: float | None = None
 
     @property
     def snake_port(self) -> int:
@@ -172,6 +175,7 @@ class Mixer:
             )
         )
         await bus.start()
+        self._buses.append(bus)
         self._exit.push_async_callback(bus.close)
         await bus.wait_connected(LIMITS.nats_ready_s)
         return bus
@@ -213,7 +217,7 @@ class Mixer:
             issuing.root_pem, files.certificate, files.key, client_certificate=ssl.CERT_OPTIONAL
         )
         self._api_context = context
-        server = ApiServer(app, listener, context)
+        self._api = server = ApiServer(app, listener, context)
         await server.start()
         self._exit.push_async_callback(server.stop)
 
@@ -221,7 +225,18 @@ class Mixer:
         """Whether everything that must go on for ever still does; the watchdog is fed only then."""
         running = all(not task.done() for task in self._tasks)
         nats = self.nats is not None and self.nats.supervised
-        return running and nats and self._ingest is not None and self._ingest.running
+        ingest = self._ingest is not None and self._ingest.running
+        api = self._api is not None and self._api.running
+        return running and nats and ingest and api and self._on_the_bus()
+
+    def _on_the_bus(self) -> bool:
+        """Whether none of our users has been without a connection for long although the server runs."""
+        now = time.monotonic()
+        if self.nats is None or not self.nats.ready or all(bus.connected for bus in self._buses):
+            self._away_since = None
+        elif self._away_since is None:
+            self._away_since = now
+        return self._away_since is None or now - self._away_since < LIMITS.bus_away_s
 
     def counters(self) -> Counters:
         """Return what was counted since the start."""

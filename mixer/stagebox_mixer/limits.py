@@ -17,6 +17,9 @@ class MixerLimits:
     nats_restart_cap_s: float = 10.0
     nats_stable_s: float = 30.0
     nats_log_line_bytes: int = 64 << 10
+    bus_away_s: float = (
+        60.0  # without a connection of ours to a server that runs; then the mixer is not healthy
+    )
 
     # Admission
     admission_sessions: int = 65_536
@@ -59,6 +62,9 @@ class MixerLimits:
         1_000_000  # how far a rack may say that this mixer's command sequence is behind
     )
     sync_write_interval_s: float = 5.0  # between two changes by the same rack's reports
+    sync_deliver_interval_s: float = (
+        30.0  # between two commands with one passport; the life of such a command
+    )
     sync_racks: int = 65_536
     problem_chars: int = 200
     expiry_check_s: float = 3600.0
@@ -66,6 +72,9 @@ class MixerLimits:
     # API
     request_body_bytes: int = 64 << 10
     api_shutdown_s: float = 3.0
+    api_request_s: float = 15.0  # for a request to be there in full, from the connection or the answer before
+    api_connections: int = 1024
+    api_connections_per_source: int = 256  # 200 racks behind one address
     check_ttl_s: float = 5.0  # a person waits for the answer
     check_wait_s: float = 8.0
     reason_chars: int = 200
@@ -101,6 +110,11 @@ class MixerLimits:
     requests_at_once: int = 64
     requests_waiting: int = 1024
     requests_per_rack: int = 4
+    requests_burst: int = (
+        60  # of one rack: on connecting it asks three things, each again if the answer is lost
+    )
+    requests_per_s: float = 2.0
+    requests_racks: int = 65_536  # whose rate is remembered
 
     # Audit
     audit_batch_from_rows: int = 8  # fewer are written one by one: a batch costs the server about 3 ms

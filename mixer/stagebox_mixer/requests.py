@@ -2,15 +2,16 @@
 
 Nothing is believed for the subject it came on, but it must agree with it: a request names the rack and the verb of
 its subject and is answered only on ``_INBOX_rack_<name>.…`` of that same rack; what does not is refused without an
-answer and audited. What a request may do is its handler's business, which verifies the signature. Concurrency is
-bounded, for each rack and over all of them, so that one rack cannot keep the others waiting; what is over the bound is
-refused, and the rack asks again.
+answer and audited. What a request may do is its handler's business, which verifies the signature. Rate and concurrency
+are bounded for each rack, and concurrency over all of them, so that one rack cannot keep the others waiting; what is
+over the bounds is refused unread, and the rack asks again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -24,6 +25,7 @@ from stagebox.errors import InputError, StageboxError, VerificationError
 from stagebox.subjects import Kind
 from stagebox_mixer.audit import Audit, Row
 from stagebox_mixer.limits import LIMITS, MixerLimits
+from stagebox_mixer.source_rate import SourceRate
 
 log = structlog.get_logger()
 
@@ -85,6 +87,9 @@ class RequestDesk:
         self._audit = audit
         self._handlers = dict(handlers)
         self._limits = limits
+        self._rate = SourceRate(
+            per_s=limits.requests_per_s, burst=limits.requests_burst, max_sources=limits.requests_racks
+        )
         self._slots = asyncio.Semaphore(limits.requests_at_once)
         self._of_rack: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -108,6 +113,9 @@ class RequestDesk:
 
     def _on_request(self, message: BusMessage) -> None:
         rack = message.subject.split(".")[1]
+        if self._rate.wait_s(rack, time.monotonic()):
+            self._refuse(rack, RequestRefused("too_many_requests", "the rack asks too often"))
+            return
         if (
             len(self._tasks) >= self._limits.requests_waiting
             or self._of_rack[rack] >= self._limits.requests_per_rack

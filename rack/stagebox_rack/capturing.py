@@ -104,9 +104,12 @@ class Capturing:
             try:
                 async with self._changing:
                     await self._start()
-            except StageboxError as error:
-                if error.message != told:
-                    told = error.message
-                    self._alert("capture_not_started", {"reason": error.message})
+            except (
+                Exception
+            ) as error:  # nobody awaits this, and an active rack has to capture, whatever it takes
+                reason = error.message if isinstance(error, StageboxError) else repr(error)
+                if reason != told:
+                    told = reason
+                    self._alert("capture_not_started", {"reason": reason})
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._unwanted.wait(), LIMITS.capture_retry)

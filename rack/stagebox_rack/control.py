@@ -71,14 +71,16 @@ class Control:
         self._denied: Subscription | None = None
 
     async def start(self) -> None:
-        """Begin to hear commands and deny lists.
+        """Begin to hear commands and deny lists; a mixer of before those, which refuses them, stops nothing.
 
         Raises:
-            BusError: the server does not let us.
+            BusError: the bus client is closed.
         """
         self._witness.load()
         await self._commands.start()
-        self._denied = await self._bus.subscribe(subjects.DENY_LIST, max_messages=LIMITS.deny_lists_pending)
+        self._denied = await self._bus.subscribe(
+            subjects.DENY_LIST, max_messages=LIMITS.deny_lists_pending, lasting=True
+        )
         self._takeover.begin()
         if self._bus.connected:
             self._sync.connected()

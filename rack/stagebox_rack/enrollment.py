@@ -34,6 +34,7 @@ from stagebox.passport import Passport
 from stagebox.tls import client_context
 from stagebox_rack import mixer_http, state
 from stagebox_rack.identity import staging
+from stagebox_rack.identity.lock import locked
 from stagebox_rack.limits import LIMITS
 from stagebox_rack.mixer_http import MixerAddress, UnreachableError, parse_mixer_url
 from stagebox_rack.state import Enrolled, StatePaths
@@ -68,7 +69,8 @@ def enroll(
         StageboxError: whatever went wrong; the state directory still holds what it held.
     """
     state.prepare(paths)
-    previous = _previous(paths)
+    with locked(paths.identity_lock, wait=LIMITS.identity_lock_wait):
+        previous = _previous(paths)
     key = state.own_key(paths)
     roots = _fetch_roots(mixer, pin)
     reply = _post(mixer, roots, {
@@ -82,8 +84,15 @@ def enroll(
     )
     passport = passports.verify(enrolled.passport, enrolled.cluster_public)
     passports.check_binding(passport, machine_id=machine_id, rack_public=key.public_key().public_bytes_raw())
-    _check_succession(previous, passport)
-    state.store(paths, enrolled)
+    with locked(paths.identity_lock, wait=LIMITS.identity_lock_wait):
+        # A running rack may have renewed while we asked.
+        _check_succession(_previous(paths), passport)
+        if state.own_key(paths).public_key() != key.public_key():
+            raise EnrollmentError(
+                "the rack has renewed its identity key meanwhile: the new identity is for the one before",
+                remedy="enroll again with a new token",
+            )
+        state.store(paths, enrolled)
     return passport
 
 

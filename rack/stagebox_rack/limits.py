@@ -107,8 +107,8 @@ class RackLimits:
     lock_poll: float = 0.02
     identity_poll: float = 2.0  # how often a running rack looks for what another process staged
     staged_identities: int = 8  # that wait to be proved, at most
-    succession_statements: int = 64
-    succession_bytes: int = 64 << 10
+    succession_keys: int = 4096  # earlier ones that are remembered: a rekey a day for eleven years
+    succession_bytes: int = 512 << 10
 
     # --- renewal ---------------------------------------------------------------------------------
     renew_due_share: float = 2 / 3  # of a certificate's life, from its begin

@@ -8,6 +8,8 @@ unsigned input. A renewed identity is staged under ``next/`` first: see ``identi
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,6 +207,37 @@ def has_passport(paths: StatePaths) -> bool:
     return True
 
 
+def require_enrolled(paths: StatePaths) -> None:
+    """Demand that there is a passport.
+
+    Raises:
+        PassportError: there is none. StorageError: the directory cannot be looked into.
+    """
+    if not has_passport(paths):
+        raise PassportError(
+            f"this rack is not enrolled: there is no passport {paths.passport}",
+            remedy="stagebox admin enroll --state-dir … --mixer … --token … --ca-pin …",
+        )
+
+
+def require_owner(paths: StatePaths) -> None:
+    """Demand that we are the user whose rack this is: files that another one makes here would lock it out.
+
+    Raises:
+        StorageError: the passport is another user's.
+    """
+    owner = paths.passport.lstat().st_uid
+    if owner != os.geteuid():
+        try:
+            name = pwd.getpwuid(owner).pw_name
+        except KeyError:
+            name = f"'#{owner}'"
+        raise StorageError(
+            f"the identity in {paths.directory} belongs to another user, {name}",
+            remedy=f"run it as that user: sudo -u {name} stagebox …",
+        )
+
+
 def load(paths: StatePaths, *, machine_id: int, slot: IdentityFiles | None = None) -> RackIdentity:
     """Load and verify the rack's identity, the main one or that in ``slot``.
 
@@ -214,11 +247,7 @@ def load(paths: StatePaths, *, machine_id: int, slot: IdentityFiles | None = Non
         PassportError: not enrolled, or something does not verify (exit code 78).
         KeyFileError, StorageError: a file is missing or damaged.
     """
-    if not has_passport(paths):
-        raise PassportError(
-            f"this rack is not enrolled: there is no passport {paths.passport}",
-            remedy="stagebox admin enroll --state-dir … --mixer … --token … --ca-pin …",
-        )
+    require_enrolled(paths)
     files = slot if slot is not None else paths
     flux = read_passport(files.passport)
     passport = passports.verify(flux, pinned_cluster(paths))

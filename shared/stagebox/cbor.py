@@ -26,9 +26,10 @@ def encode(value: Any) -> bytes:
     return cbor2.dumps(value, canonical=True)
 
 
-def _pairs_without_duplicates(data: bytes, depth: int) -> None:
+def _pairs_without_duplicates(data: bytes, depth: int, max_items: int | None) -> None:
     """Walk the item heads of ``data`` and refuse what a lax decoder would let pass."""
     position, end = 0, len(data)
+    left = end + 1 if max_items is None else max_items
     # Each open container is [remaining items, keys seen or None, is the next item a key].
     stack: list[tuple[int, set[bytes] | None]] = []
     pending_key: list[bool] = []
@@ -42,6 +43,9 @@ def _pairs_without_duplicates(data: bytes, depth: int) -> None:
                     break
                 continue
             stack[-1] = (remaining - 1, keys)
+        if left == 0:
+            raise DecodeError(f"CBOR holds more than {max_items} items")
+        left -= 1
         major, argument, position = _head(data, position, end)
         content = position
         if major in (2, 3):
@@ -93,16 +97,18 @@ def _head(data: bytes, position: int, end: int) -> tuple[int, int, int]:
     return major, int.from_bytes(data[position : position + width], "big"), position + width
 
 
-def decode(data: bytes, *, max_bytes: int) -> Any:
+def decode(data: bytes, *, max_bytes: int, max_items: int | None = None) -> Any:
     """Decode exactly one CBOR item.
 
+    Whoever decodes what a stranger sent bounds ``max_items`` too: the time it takes goes by items, not by bytes.
+
     Raises:
-        DecodeError: too large, malformed, trailing bytes, a duplicate map key, or nested too deep.
+        DecodeError: too large, malformed, trailing bytes, a duplicate map key, nested too deep, or too many items.
     """
     if len(data) > max_bytes:
         raise DecodeError(f"CBOR item of {len(data)} bytes is larger than the {max_bytes} allowed")
     data = bytes(data)
-    _pairs_without_duplicates(data, LIMITS.max_cbor_depth)
+    _pairs_without_duplicates(data, LIMITS.max_cbor_depth, max_items)
     return _decode_bounded(data)
 
 
@@ -133,13 +139,13 @@ def _decode_bounded(data: bytes) -> Any:
     return value
 
 
-def decode_canonical(data: bytes, *, max_bytes: int) -> Any:
+def decode_canonical(data: bytes, *, max_bytes: int, max_items: int | None = None) -> Any:
     """Decode exactly one CBOR item and demand that it is deterministically encoded.
 
     Raises:
         DecodeError: as :func:`decode`, or the encoding is not the deterministic one.
     """
-    value = decode(data, max_bytes=max_bytes)
+    value = decode(data, max_bytes=max_bytes, max_items=max_items)
     if encode(value) != data:
         raise DecodeError("CBOR is not deterministically encoded (RFC 8949 §4.2.1)")
     return value

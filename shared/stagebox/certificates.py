@@ -50,7 +50,7 @@ def spiffe_identity(certificate: x509.Certificate) -> SpiffeId:
     """
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
         raise VerificationError("the certificate has no subject alternative name") from None
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != 1:
@@ -109,7 +109,7 @@ def parse_pem(data: bytes, what: str) -> list[x509.Certificate]:
     """
     try:
         return x509.load_pem_x509_certificates(data)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise DecodeError(f"{what} holds no readable PEM certificate") from None
 
 
@@ -125,7 +125,7 @@ def parse_der_chain(chain: Sequence[bytes], what: str) -> list[x509.Certificate]
         raise DecodeError(f"{what} holds a certificate over {LIMITS.max_certificate_bytes} bytes")
     try:
         return [x509.load_der_x509_certificate(der) for der in chain]
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise DecodeError(f"{what} holds something that is not a certificate") from None
 
 

@@ -53,7 +53,8 @@ def split(data: bytes, *, max_bytes: int = LIMITS.max_envelope_bytes) -> tuple[b
         if found is not None:
             return found
     # Anything else is refused; the general decoder says what is wrong with it.
-    fields = cbor.expect_map(cbor.decode_canonical(data, max_bytes=max_bytes), "envelope")
+    decoded = cbor.decode_canonical(data, max_bytes=max_bytes, max_items=LIMITS.max_envelope_items)
+    fields = cbor.expect_map(decoded, "envelope")
     payload = cbor.take_bytes(fields, "Payload", "envelope")
     signature = cbor.take_bytes(fields, "Signature", "envelope", length=SIGNATURE_BYTES)
     if fields:

@@ -11,10 +11,12 @@ class SharedLimits:
 
     # Formats
     max_envelope_bytes: int = 1 << 20
+    max_envelope_items: int = 16  # an envelope has five; more only makes it a better error
     max_passport_bytes: int = 16 << 10
     max_record_bytes: int = 64 << 10
     max_checkpoint_bytes: int = 256 << 10
     max_control_bytes: int = 512 << 10
+    max_control_items: int = 1024  # decoded before anybody knows who signed them
     max_denied: int = 4096  # entries of the deny list: it must fit a control message
     max_wal_batch_bytes: int = 768 << 10
     max_audit_row_bytes: int = 16 << 10

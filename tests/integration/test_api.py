@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
 import dataclasses
 import json
 import os
@@ -37,7 +39,9 @@ from stagebox.envelope import DOMAIN_ANSWER, open_envelope
 from stagebox.errors import InputError, StageboxError, VerificationError
 from stagebox.identity import Role
 from stagebox.keyfiles import load_ed25519
+from stagebox_mixer import app
 from stagebox_mixer.api import racks as rack_routes
+from stagebox_mixer.api import server
 from stagebox_mixer.limits import LIMITS
 from stagebox_rack.state import RackIdentity
 from support.cluster import Cluster, RunningMixer, identity_tls
@@ -271,6 +275,67 @@ async def test_a_mixer_whose_ingest_ended_says_so_and_is_not_healthy(mixer: Runn
     assert not mixer.mixer.healthy()
 
 
+async def test_a_mixer_that_lost_the_bus_for_good_or_its_api_is_not_healthy(
+    mixer: RunningMixer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "LIMITS", dataclasses.replace(LIMITS, bus_away_s=0.05))
+    live = next(bus for bus in mixer.mixer._buses if bus._options.name == "live")
+    assert mixer.mixer.healthy()
+    await live.close()
+    assert mixer.mixer.healthy()  # it may come back
+    await asyncio.sleep(0.1)
+    assert not mixer.mixer.healthy()
+    monkeypatch.setattr(app, "LIMITS", LIMITS)
+    assert mixer.mixer.healthy()
+    assert mixer.mixer._api is not None
+    await mixer.mixer._api.stop()
+    assert not mixer.mixer.healthy()
+
+
+async def _stalled(mixer: RunningMixer, sent: bytes) -> float:
+    """Open a connection, send something and wait until the mixer ends it; return how long that took."""
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", mixer.mixer.https_port, ssl=mixer.cluster.client_tls(None), server_hostname="localhost"
+    )
+    began = time.perf_counter()
+    writer.write(sent)
+    with contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(5):
+            await reader.read()
+    writer.close()
+    return time.perf_counter() - began
+
+
+@pytest.mark.parametrize("sent", [
+    b"",
+    b"GET /healthz HTTP/1.1\r\nHost: ",
+    b"POST /api/v1/racks/renew HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nx",
+])  # fmt: skip
+async def test_a_connection_that_never_finishes_a_request_is_ended(
+    mixer: RunningMixer, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "LIMITS", dataclasses.replace(LIMITS, api_request_s=0.2))
+    assert 0.1 < await _stalled(mixer, sent) < 2
+
+
+async def test_one_source_does_not_hold_all_connections(
+    mixer: RunningMixer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "LIMITS", dataclasses.replace(LIMITS, api_connections_per_source=5))
+    tls, port = mixer.cluster.client_tls(None), mixer.mixer.https_port
+    held = [
+        await asyncio.open_connection("127.0.0.1", port, ssl=tls, server_hostname="localhost")
+        for _ in range(5)
+    ]
+    assert await _stalled(mixer, b"") < 1
+    for _, writer in held:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+    async with mixer.api(None) as api:
+        assert (await api.get("/healthz")).status_code == 200
+
+
 # Tokens
 
 
@@ -421,6 +486,41 @@ async def test_a_refused_renewal_is_a_signed_answer(mixer: RunningMixer, rack: R
     assert open_answer(refused.content, rack.passport.cluster_public, request).error == "denied"
     answer = Answer.decode(open_envelope(DOMAIN_ANSWER, garbage.content, rack.passport.cluster_public))
     assert (answer.error, answer.rack) == ("malformed", "")
+
+
+async def test_what_cannot_be_read_is_refused_without_an_error_of_ours(
+    mixer: RunningMixer, rack: RackIdentity
+) -> None:
+    request = renewal(rack)
+    certificate = next(iter(request.body["Chain"]))
+    unreadable = certificate.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x63", 1)
+    asked = dataclasses.replace(request, body={**request.body, "Chain": [unreadable]})
+    key = der_csr(rack).replace(bytes.fromhex("06032b6570"), bytes.fromhex("06032b6572"), 1)
+    csr = b"-----BEGIN CERTIFICATE REQUEST-----\n%s-----END CERTIFICATE REQUEST-----\n" % (
+        base64.encodebytes(key)
+    )
+    async with mixer.api(None) as api:
+        answer = await api.post("/api/v1/racks/renew", content=asked.seal(rack.key))
+        enroll = {"token": SECRET, "csr": csr.decode("ascii"), "machine_id": 1}
+        enrolled = await api.post("/api/v1/racks/enroll", json=enroll)
+    assert answer.status_code == 200
+    assert open_answer(answer.content, rack.passport.cluster_public, asked).error == "malformed"
+    assert (enrolled.status_code, problem(enrolled)["error"]) == (400, "invalid")
+
+
+def der_csr(rack: RackIdentity) -> bytes:
+    csr = build_csr(load_ed25519(rack.paths.identity_key), "stagebox-rack")
+    return x509.load_pem_x509_csr(csr).public_bytes(Encoding.DER)
+
+
+async def test_a_flood_of_items_does_not_hold_the_mixer(mixer: RunningMixer) -> None:
+    body = b"\x9a" + (60_000).to_bytes(4, "big") + b"\x80" * 60_000
+    async with mixer.api(None) as api:
+        await api.post("/api/v1/racks/renew", content=body)
+        began = time.perf_counter()
+        for _ in range(20):
+            assert (await api.post("/api/v1/racks/renew", content=body)).status_code == 200
+        assert time.perf_counter() - began < 1  # decoded to the end: 70 ms each
 
 
 # Commands

@@ -50,11 +50,13 @@ async def test_a_ban_is_audited_with_reason_and_actor_before_it_is_in_effect(gat
         await gate.denials.check(rack="stage-left")
     assert caught.value.code == "denied"
     await gate.denials.check(rack="stage-right", machine_id=1, certificates=("sha256:" + "0" * 64,))
-    # Once more changes nothing; lifting it is a new epoch with a row of its own.
-    assert (await deny_rack(gate, "stage-left")).epoch == after.epoch
+    # Once more holds from then on; that and lifting it are new epochs with rows of their own.
+    again = await deny_rack(gate, "stage-left")
+    assert (again.epoch, again.entries) == (after.epoch + 1, after.entries)
+    assert again.entries[0].since > after.entries[0].since
     cleared = await gate.denials.clear("rack", "stage-left", actor=ADMIN, reason="found")
-    assert (cleared.epoch, cleared.entries) == (after.epoch + 1, ())
-    assert len(await gate.rows(action="deny")) == 1
+    assert (cleared.epoch, cleared.entries) == (after.epoch + 2, ())
+    assert len(await gate.rows(action="deny")) == 2
     assert [row["reason"] for row in await gate.rows(action="clear")] == ["found"]
     assert await gate.denials.notes() == {}
     with pytest.raises(InputError, match="is not denied"):

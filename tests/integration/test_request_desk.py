@@ -149,3 +149,25 @@ async def test_two_mixers_share_the_requests(scene: Scene) -> None:
     await first.stop()
     await second.stop()
     assert first.answered + second.answered == 20
+
+
+async def test_a_rack_that_asks_too_often_is_refused_unread_and_counted_in_one_row(scene: Scene) -> None:
+    async def handler(_data: bytes, _source: str) -> bytes:
+        return b"answer"
+
+    limits = replace(QUICK, requests_burst=5, requests_per_s=0.001)
+    served = RequestDesk(bus=scene.live, audit=scene.audit, handlers={Verb.SYNC: handler}, limits=limits)
+    await served.start()
+    data = request(scene).seal(scene.rack.key)
+    for _ in range(5):
+        assert (await scene.rack.bus.request(subjects.request(RACK, "sync"), data)).payload == b"answer"
+    for number in range(50):
+        reply = f"{subjects.inbox_prefix('rack', RACK)}.{number}"
+        scene.rack.bus.publish(subjects.request(RACK, "sync"), b"\x80" * 1000, reply=reply)
+    await scene.rack.bus.flush()
+    other = await scene.bus.rack("stage-right")
+    asked = request(scene, rack="stage-right").seal(SigningKey.generate())
+    assert (await other.request(subjects.request("stage-right", "sync"), asked)).payload == b"answer"
+    await scene.audited("request", reason="too_many_requests")
+    await served.stop()
+    assert (served.answered, served.refused) == (6, 50)

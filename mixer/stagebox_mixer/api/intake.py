@@ -11,9 +11,9 @@ from starlette.middleware.base import BaseHTTPMiddleware
 
 from stagebox_mixer.api.ports import Audit
 from stagebox_mixer.api.problems import problem
-from stagebox_mixer.api.source_rate import SourceRate, source_of
 from stagebox_mixer.audit import Row
 from stagebox_mixer.limits import LIMITS
+from stagebox_mixer.source_rate import SourceRate, source_of
 
 PUBLIC_ACTIONS = {"/api/v1/racks/enroll": "enroll", "/api/v1/racks/renew": "renew"}
 """Routes that anybody may post to, and the audit action of a refusal there."""

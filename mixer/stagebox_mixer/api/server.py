@@ -1,7 +1,8 @@
 """uvicorn inside the mixer: our own sockets, our own TLS context, and the peer certificate in the scope.
 
 uvicorn does not pass the client certificate on, so a protocol subclass reads it from the connection and puts
-the chain it proved into ``scope["extensions"]["stagebox.peer"]``.
+the chain it proved into ``scope["extensions"]["stagebox.peer"]``. Nor does it end connections that never finish a
+request; the same subclass does, and bounds how many there are, so that nobody holds memory and descriptors by waiting.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import ssl
 from collections.abc import Iterator
 from typing import Any
 
+import h11
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from stagebox.errors import ConfigError
 from stagebox_mixer.limits import LIMITS
+from stagebox_mixer.source_rate import source_of
 
 PEER = "stagebox.peer"
 
@@ -26,9 +29,17 @@ PEER = "stagebox.peer"
 class PeerCertificateProtocol(H11Protocol):
     """HTTP/1.1 with the DER of the verified client certificate in the scope."""
 
+    _timer: asyncio.TimerHandle | None = None
+    source = ""
+
     def connection_made(self, transport: Any) -> None:
         """Remember the certificate the peer proved in the handshake, if it gave one."""
         super().connection_made(transport)
+        self.source = source_of(self.client[0]) if self.client else ""
+        if self._are_too_many():
+            transport.abort()
+            return
+        self._wait_for_request()
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         peer = tls.getpeercert(binary_form=True) if tls is not None else None
         inner = self.app
@@ -38,6 +49,26 @@ class PeerCertificateProtocol(H11Protocol):
             await inner({**scope, "extensions": extensions}, receive, send)
 
         self.app = with_peer
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _are_too_many(self) -> bool:
+        same = sum(getattr(other, "source", None) == self.source for other in self.connections)
+        return len(self.connections) > LIMITS.api_connections or same > LIMITS.api_connections_per_source
+
+    def _wait_for_request(self) -> None:
+        self._timer = self.loop.call_later(LIMITS.api_request_s, self._look, self.cycle)
+
+    def _look(self, before: object) -> None:
+        """End the connection if a whole interval brought no request, or not the rest of one."""
+        if self.cycle is before and self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
+            self.transport.abort()
+            return
+        self._wait_for_request()
 
 
 class _Server(uvicorn.Server):
@@ -67,6 +98,11 @@ class ApiServer:
         self._server = _Server(config)
         self._listener = listener
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it serves."""
+        return self._task is not None and not self._task.done()
 
     async def start(self) -> None:
         """Begin to serve; returns when connections are accepted."""

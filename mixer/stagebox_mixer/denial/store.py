@@ -160,20 +160,18 @@ class Denials:
             raise DeniedError(found)
 
     async def deny(self, kind: str, value: str, *, reason: str, actor: str) -> DenyList:
-        """Ban a rack, a machine or a certificate; one that is banned already stays so.
+        """Ban a rack, a machine or a certificate; said again, it outlives copies in which it was lifted.
 
         Raises:
             InputError: not something to ban, a malformed reason, or the list is full. BusError: it is not in effect.
         """
-        entry = denied(kind, value, since=self._clock())
-        note = Note(check_reason(reason), actor, entry.since)
+        wanted = denied(kind, value)
+        check_reason(reason)
         async with self._writing:
-            before = await self._current()
-            if entry in before.list.entries:
-                return before.list
-            before.list.with_denied(
-                entry, now_ns=0
-            )  # refuses here, not after the audit has said that it is done
+            before = (await self._current()).list
+            entry = replace(wanted, since=self._after(before))
+            note = Note(reason, actor, entry.since)
+            before.with_denied(entry, now_ns=0)  # refuses here, not after the audit has said that it is done
             row = Row(actor, "deny", note_key(entry), "ok", reason)
             return await self._change(
                 row,

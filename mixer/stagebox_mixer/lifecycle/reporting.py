@@ -1,7 +1,8 @@
 """Racks' reports with their I/O: what a rack says on connecting, and the deny list it is asked for.
 
-A report that says nothing new writes nothing, and a rack's reports change its entry at most once in
-``sync_write_interval_s``, so that no rack can fill the registry or the audit.
+A report that says nothing new writes nothing, a rack's reports change its entry at most once in
+``sync_write_interval_s``, and one issue is sent for at most once in ``sync_deliver_interval_s``, so that no rack can
+fill the registry or the audit.
 """
 
 from __future__ import annotations
@@ -33,13 +34,34 @@ log = structlog.get_logger()
 _NS = 1_000_000_000
 
 
+class _Spaced:
+    """Lets something through at most once in an interval for each key; the keys unseen for longest are forgotten."""
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_ns = int(interval_s * _NS)
+        self._last: OrderedDict[tuple[str, int], int] = OrderedDict()
+
+    def admits(self, name: str, number: int, now_ns: int) -> bool:
+        """Tell whether ``name`` and ``number`` may go on now; if so, the interval begins anew."""
+        key = (name, number)
+        last = self._last.get(key)
+        if last is not None and 0 <= now_ns - last < self._interval_ns:
+            return False
+        self._last[key] = now_ns
+        self._last.move_to_end(key)
+        while len(self._last) > LIMITS.sync_racks:
+            self._last.popitem(last=False)
+        return True
+
+
 class Reporting:
     """Grants ``sync`` and ``deny-list``; ``deliver`` is told of racks that lack an issue a command must bring."""
 
     def __init__(self, desk: Desk, deliver: Callable[[str], None]) -> None:
         self._desk = desk
         self._deliver = deliver
-        self._reported: OrderedDict[str, int] = OrderedDict()
+        self._written = _Spaced(LIMITS.sync_write_interval_s)
+        self._delivered = _Spaced(LIMITS.sync_deliver_interval_s)
 
     async def sync(self, received: ReceivedRequest, caller: Caller) -> dict[str, Any]:
         """Return the body of the answer to a report.
@@ -56,7 +78,7 @@ class Reporting:
             raise denied(name, "certificate")
         reports.check_report(entry, report)
         entry = await self._take_report(entry, report, certificate)
-        if reports.lacks_issue(entry, report):
+        if reports.lacks_issue(entry, report) and self._may_deliver(entry):
             self._deliver(name)
         if self._desk.denials.wants(report.deny_epoch, source=caller.proved):
             return SyncAnswer(want_deny_list=True, command=entry.command_seq).body()
@@ -70,6 +92,8 @@ class Reporting:
 
         def decide(found: RackEntry | None) -> Change | RackEntry:
             current = registered(found, entry.name)
+            if current.rack_public != entry.rack_public:
+                return current  # another identity since: this one spoke for the one before
             reports.check_report(current, report)
             after = reports.reported(current, report, certificate)
             news = reports.changes(current, after)
@@ -82,7 +106,7 @@ class Reporting:
 
         if isinstance(unchanged := decide(entry), RackEntry):
             return unchanged
-        if not self._may_write(entry.name, now_ns):
+        if not self._written.admits(entry.name, 0, now_ns):
             return entry  # it says the same again at its next report
         taken = await self._desk.racks.change(entry.name, decide)
         if taken.problem and taken.problem != entry.problem:
@@ -107,15 +131,10 @@ class Reporting:
             return reports.ReportedCertificate(fingerprint(leaf), 0)
         return reports.ReportedCertificate(fingerprint(leaf), proof.end_of(leaf))
 
-    def _may_write(self, name: str, now_ns: int) -> bool:
-        last = self._reported.get(name)
-        if last is not None and 0 <= now_ns - last < LIMITS.sync_write_interval_s * _NS:
-            return False
-        self._reported[name] = now_ns
-        self._reported.move_to_end(name)
-        while len(self._reported) > LIMITS.sync_racks:
-            self._reported.popitem(last=False)
-        return True
+    def _may_deliver(self, entry: RackEntry) -> bool:
+        """A rack that never takes its passport would else get commands, and fill the audit, as fast as it asks."""
+        serial = entry.pending.serial if entry.pending is not None else 0
+        return self._delivered.admits(entry.name, serial, self._desk.clock())
 
     async def deny_list(self, received: ReceivedRequest, caller: Caller) -> dict[str, Any]:
         """Take the deny list a rack was asked for.

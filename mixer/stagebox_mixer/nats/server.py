@@ -126,6 +126,11 @@ class NatsServer:
         """Whether the child is watched: it runs, or will be started again."""
         return self._supervisor is not None and not self._supervisor.done()
 
+    @property
+    def ready(self) -> bool:
+        """Whether the child accepts connections."""
+        return self._ready.is_set()
+
     async def start(self) -> None:
         """Start the server and return when it accepts connections.
 

@@ -100,10 +100,12 @@ class CommandService:
         return self._gate.mark is None
 
     async def start(self) -> None:
-        """Load the mark and begin to hear commands. A damaged mark does not stop the rack, only its commands.
+        """Load the mark and begin to hear commands.
+
+        Neither a damaged mark nor a server that does not let us stops the rack, only its commands.
 
         Raises:
-            BusError: the server does not let us.
+            BusError: the bus client is closed.
         """
         try:
             mark = await asyncio.to_thread(load_mark, self._path, cluster=self._cluster, rack=self._rack)
@@ -112,7 +114,7 @@ class CommandService:
         else:
             self._gate.keep(mark)
         self._subscription = await self._bus.subscribe(
-            subjects.command(self._rack), max_messages=self._limits.commands_pending
+            subjects.command(self._rack), max_messages=self._limits.commands_pending, lasting=True
         )
         self._worker = asyncio.create_task(self._work(self._subscription), name="commands")
 

@@ -93,10 +93,17 @@ def _stage(paths: StatePaths, material: Material, disk: Disk) -> SlotName:
     name = next_name(material.serial, slots)
     unfinished = paths.next / f"{_UNFINISHED}{secrets.token_hex(4)}"
     disk.make_dir(unfinished)
-    disk.write(unfinished / KEY, material.key_pem, 0o600)
-    disk.write(unfinished / CERTIFICATE, material.certificate_pem, 0o644)
-    disk.write(unfinished / PASSPORT, material.passport, 0o600)
-    disk.rename(unfinished, paths.next / str(name))
+    try:
+        disk.write(unfinished / KEY, material.key_pem, 0o600)
+        disk.write(unfinished / CERTIFICATE, material.certificate_pem, 0o644)
+        disk.write(unfinished / PASSPORT, material.passport, 0o600)
+        disk.rename(unfinished, paths.next / str(name))
+    except (OSError, StorageError):
+        with contextlib.suppress(
+            OSError
+        ):  # a full disk is asked again and again: leave nothing behind each time
+            _discard(unfinished, disk)
+        raise
     for older in sorted(slots)[: -LIMITS.staged_identities + 1]:
         _discard(paths.next / str(older), disk)
     return name

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nacl.signing import SigningKey
 
 from stagebox.certificates import to_pem
-from stagebox.errors import PassportError, StageboxError
+from stagebox.errors import PassportError, StageboxError, StorageError
 from stagebox.identity import machine_id
 from stagebox.keyfiles import encode_private_key
 from stagebox.passport import Passport
@@ -96,11 +96,18 @@ class IdentityStore:
         with locked(self.paths.identity_lock, wait=LIMITS.identity_lock_wait):
             self._seen = self._stamp()
             staging.recover(self.paths, self._disk)
-            trust.heal(self.paths, state.pinned_cluster(self.paths))
+            self._heal_trust()
             main = state.load(self.paths, machine_id=self.machine_id)
             slots = staging.waiting(self.paths)
             staged = [self._load_staged(main, slot) for slot in slots]
             return Held(main, tuple(identity for identity in staged if identity is not None))
+
+    def _heal_trust(self) -> None:
+        try:
+            trust.heal(self.paths, state.pinned_cluster(self.paths))
+        except StorageError as error:
+            # The roots of before still hold, and a full disk must not keep a rack from capturing.
+            log.warning("trust_not_healed", reason=error.message)
 
     def _load_staged(self, main: RackIdentity, slot: IdentityFiles) -> RackIdentity | None:
         try:
@@ -124,8 +131,9 @@ class IdentityStore:
             if issued.trust is not None:
                 trust.store_bundle(self.paths, issued.trust[0], list(issued.trust[1]))
             origin = held.newest
-            if issued.passport.rack_public not in {identity.public for identity in held.all}:
-                succession.record(self.paths, origin.passport.name, origin.key, issued.passport.rack_public)
+            publics = {identity.public for identity in held.all}
+            if issued.passport.rack_public not in publics:
+                succession.record(self.paths, origin.passport.name, issued.key, origin.public, publics)
             name = staging.stage(self.paths, issued.material(), self._disk)
             self._seen = self._stamp()
             return self._load(name)

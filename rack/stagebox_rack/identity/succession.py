@@ -1,14 +1,15 @@
-"""Which identity key followed which: each statement is signed by the key that went, so a journal sealed by it stays
-this rack's own after a rekey.
+"""Which identity keys this rack had before: each key signs, before it is used, which it follows, so a journal sealed by
+one of them stays this rack's own after a rekey.
 
-Pure codec and walk, and one file. A statement is an envelope (domain ``stagebox.succession.v1``) over deterministic
-CBOR {Version, Rack, Key, Next}; the file is a CBOR list of them. Nothing in the file is believed but signatures that
-lead, link by link, to the key in use.
+Pure codec, and one file. A statement is an envelope (domain ``stagebox.succession.v1``) over deterministic CBOR
+{Version, Rack, Key, Earlier}, signed by Key; Earlier are all keys before it, newest first. The file is a CBOR list of
+one for each identity held. Nothing in it is believed but what the key in use has signed: whoever else can write here
+cannot make a key the rack's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from nacl.signing import SigningKey
 
@@ -22,27 +23,19 @@ _VERSION = 1
 _KEY_BYTES = 32
 
 
-def declare(rack: str, key: SigningKey, following: bytes) -> bytes:
-    """Return ``key``'s statement that ``following`` is the rack's next key."""
-    fields = {"Version": _VERSION, "Rack": rack, "Key": bytes(key.verify_key), "Next": following}
+def declare(rack: str, key: SigningKey, earlier: Sequence[bytes]) -> bytes:
+    """Return ``key``'s statement that it follows ``earlier``, newest first."""
+    fields = {"Version": _VERSION, "Rack": rack, "Key": bytes(key.verify_key), "Earlier": list(earlier)}
     return envelope.seal(envelope.DOMAIN_SUCCESSION, cbor.encode(fields), key)
 
 
-def ancestors(rack: str, current: bytes, statements: Sequence[bytes]) -> dict[bytes, bytes]:
-    """Return the keys that led to ``current``, newest first, each with the statement that says so."""
-    said: dict[bytes, list[tuple[bytes, bytes]]] = {}
-    for statement in statements[-LIMITS.succession_statements :]:
+def ancestors(rack: str, current: bytes, statements: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Return the keys that ``current`` says it follows, newest first."""
+    for statement in statements:
         found = _read(rack, statement)
-        if found is not None:
-            said.setdefault(found[1], []).append((found[0], statement))
-    keys: dict[bytes, bytes] = {}
-    following = [current]
-    while following:
-        for key, statement in said.get(following.pop(0), ()):
-            if key not in keys and key != current:
-                keys[key] = statement
-                following.append(key)
-    return keys
+        if found is not None and found[0] == current:
+            return found[1]
+    return ()
 
 
 def load(paths: StatePaths) -> list[bytes]:
@@ -64,15 +57,20 @@ def load(paths: StatePaths) -> list[bytes]:
     return [item for item in found if type(item) is bytes] if isinstance(found, list) else []
 
 
-def record(paths: StatePaths, rack: str, key: SigningKey, following: bytes) -> None:
-    """Store that ``following`` succeeds ``key``, before it does; statements that lead nowhere are dropped.
+def record(paths: StatePaths, rack: str, key: SigningKey, previous: bytes, held: Collection[bytes]) -> None:
+    """Store, before ``key`` is used, that it follows ``previous``; only statements of keys ``held`` are kept.
 
     Raises:
         StorageError: it cannot be written.
     """
-    kept = list(ancestors(rack, bytes(key.verify_key), load(paths)).values())
-    statements = [*reversed(kept), declare(rack, key, following)]
-    write_atomic(paths.succession, cbor.encode(statements[-LIMITS.succession_statements :]))
+    statements = load(paths)
+    earlier = (previous, *ancestors(rack, previous, statements))
+    if len(earlier) > LIMITS.succession_keys:
+        # The first key of all is what the journal's key file names.
+        earlier = (*earlier[: LIMITS.succession_keys - 1], earlier[-1])
+    signed = {found[0]: item for item in statements if (found := _read(rack, item)) is not None}
+    kept = [item for public, item in signed.items() if public in held]
+    write_atomic(paths.succession, cbor.encode([*kept, declare(rack, key, earlier)]))
 
 
 def earlier_keys(paths: StatePaths, rack: str, current: bytes) -> tuple[bytes, ...]:
@@ -81,20 +79,22 @@ def earlier_keys(paths: StatePaths, rack: str, current: bytes) -> tuple[bytes, .
     Raises:
         StorageError: the file cannot be read.
     """
-    return tuple(ancestors(rack, current, load(paths)))
+    return ancestors(rack, current, load(paths))
 
 
-def _read(rack: str, statement: bytes) -> tuple[bytes, bytes] | None:
+def _read(rack: str, statement: bytes) -> tuple[bytes, tuple[bytes, ...]] | None:
+    """Return whose statement it is and which keys it says to follow."""
+    what = "succession"
     try:
         payload, signature = envelope.split(statement)
-        fields = cbor.expect_map(
-            cbor.decode_canonical(payload, max_bytes=LIMITS.succession_bytes), "succession"
-        )
-        if cbor.take_uint(fields, "Version", "succession") != _VERSION or fields.get("Rack") != rack:
+        fields = cbor.expect_map(cbor.decode_canonical(payload, max_bytes=LIMITS.succession_bytes), what)
+        if cbor.take_uint(fields, "Version", what) != _VERSION or fields.get("Rack") != rack:
             return None
-        key = cbor.take_bytes(fields, "Key", "succession", length=_KEY_BYTES)
-        following = cbor.take_bytes(fields, "Next", "succession", length=_KEY_BYTES)
+        key = cbor.take_bytes(fields, "Key", what, length=_KEY_BYTES)
+        earlier = cbor.take(fields, "Earlier", list, what)
         envelope.verify(envelope.DOMAIN_SUCCESSION, payload, signature, key)
     except StageboxError:
         return None  # damaged or forged: it proves nothing, and a journal it would have proved stays closed
-    return key, following
+    if not all(type(item) is bytes and len(item) == _KEY_BYTES for item in earlier):
+        return None
+    return key, tuple(item for item in earlier if item != key)

@@ -164,6 +164,8 @@ class Takeover:
     def on_failed(self, failure: Failure) -> None:
         """An attempt to connect failed."""
         self.credentials.failed(failure)
+        if self._bus is not None and self._bus.connected:
+            return  # what was refused is a staged identity; we are still in with another
         if failure.cause in REFUSALS and self.refused_since is None:
             self.refused_since = self._wall()
             self.changed.set()

@@ -16,6 +16,7 @@ from nacl.signing import SigningKey
 
 from stagebox.control.fields import NONCE_BYTES
 from stagebox.errors import StageboxError
+from stagebox_rack import state
 from stagebox_rack.identity.lock import locked
 from stagebox_rack.identity.store import Held, IdentityStore, Issued
 from stagebox_rack.renewal import exchange, https, operator_command
@@ -42,8 +43,11 @@ async def renew_once(
     """Renew if it is due, or ``force`` says so; stage what comes.
 
     Raises:
-        InUseError: a renewal is under way. StageboxError: it failed; what was held still is.
+        PassportError: not enrolled. InUseError: a renewal is under way. StageboxError: it failed; what was held
+        still is.
     """
+    state.require_enrolled(store.paths)
+    state.require_owner(store.paths)
     with locked(store.paths.renewal_lock):
         held = await asyncio.to_thread(store.open)
         if not force and time.time() < due_at(life_of(held.newest), 0.0):

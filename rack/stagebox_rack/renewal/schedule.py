@@ -3,7 +3,8 @@
 Due at two thirds of a certificate's life and up to a twelfth later, so that a fleet enrolled in one hour does not
 renew in one. Over the snake while it is up; over HTTPS when the certificate has ended, or admission has refused us
 for a while. Failures back off with jitter. Overdue, which is an alert, is less than seven days of life or a quarter of
-it, whichever is less. Times are seconds since the Unix epoch.
+it, whichever is less. Times are seconds since the Unix epoch. The clock may be wrong and jump both ways: a wait begun
+in what is now the future is over, and a certificate that is due when it comes lasts its share of what is left.
 """
 
 from __future__ import annotations
@@ -72,11 +73,14 @@ class RenewalSchedule:
         self._limits = limits
         self.renewed(life)
 
-    def renewed(self, life: Life) -> None:
-        """A certificate came: begin anew, with a new jitter."""
-        limits = self._limits
+    def renewed(self, life: Life, now: float | None = None) -> None:
+        """A certificate came, at ``now`` if that is known: begin anew, with a new jitter."""
+        limits, share = self._limits, self._random.random()
         self.life = life
-        self.due_at = due_at(life, self._random.random(), limits)
+        self.due_at = due_at(life, share, limits)
+        if now is not None and now >= self.due_at:
+            # Its begin is not when we got it, or our clock goes wrong: asking again at once would never end.
+            self.due_at = due_at(Life(now, life.ends), share, limits)
         self.overdue_at = overdue_at(life, limits)
         first = max(
             limits.renew_retry_min,
@@ -84,8 +88,10 @@ class RenewalSchedule:
         )
         cap = max(first, min(limits.renew_retry_cap, life.length * limits.renew_retry_cap_life_share))
         self._backoff = Backoff(first, cap, self._random)
-        self._not_before = 0.0
+        self._waiting = (0.0, 0.0)  # from, until
         self._was_cut_off = False
+        if now is not None:
+            self._waiting = (now, now + first)
 
     def failed(self, now: float, situation: Situation) -> float:
         """An attempt failed; return when the next one may be made."""
@@ -93,8 +99,8 @@ class RenewalSchedule:
         delay = self._backoff.ceiling / 2 + self._backoff.next_delay() / 2
         if self._cut_off(now, situation):
             delay = min(delay, self._limits.renew_retry_cut_off_cap)
-        self._not_before = now + delay
-        return self._not_before
+        self._waiting = (now, now + delay)
+        return now + delay
 
     def plan(self, now: float, situation: Situation) -> Plan:
         """Return what to do at ``now``."""
@@ -103,22 +109,28 @@ class RenewalSchedule:
         self._was_cut_off = self._cut_off(now, situation)
         if self._was_cut_off:
             if not was_cut_off:  # a whole fleet may have been: not all of it asks at once
-                self._not_before = now + self._random.random() * limits.renew_cut_off_first
-            via, earliest = Via.HTTPS, self._not_before
+                self._waiting = (now, now + self._random.random() * limits.renew_cut_off_first)
+            via, earliest = Via.HTTPS, self._not_before(now)
         elif situation.connected:
-            via, earliest = Via.SNAKE, max(self.due_at, self._not_before)
+            via, earliest = Via.SNAKE, max(self.due_at, self._not_before(now))
         else:
             return Plan(None, self._wait(now, situation), overdue)
         if now >= earliest:
             return Plan(via, 0.0, overdue)
         return Plan(None, min(earliest - now, self._wait(now, situation)), overdue)
 
+    def _not_before(self, now: float) -> float:
+        begun, until = self._waiting
+        return until if now >= begun else now  # the clock was set back
+
     def _cut_off(self, now: float, situation: Situation) -> bool:
         """Whether the snake cannot be had without a new identity."""
         if now >= self.life.ends:
             return True
         since = situation.refused_since
-        return not situation.connected and since is not None and now - since >= self._limits.renew_refused_for
+        if situation.connected or since is None:
+            return False
+        return not 0 <= now - since < self._limits.renew_refused_for
 
     def _wait(self, now: float, situation: Situation) -> float:
         """Return how long nothing can change by itself, in seconds; bounded, because wall clocks jump."""

@@ -138,7 +138,7 @@ class RenewalService:
         """Notice a certificate that came by another way: staged by another process, or enrolled anew."""
         life = life_of(self._takeover.held.newest)
         if life != self._schedule.life:
-            self._schedule.renewed(life)
+            self._schedule.renewed(life, self._edges.wall())
             self._exchange, self.problem, self._alerted_at = None, "", None
 
     async def _attempt(self, via: Via) -> None:
@@ -154,6 +154,9 @@ class RenewalService:
             self._failed(via, error)
         except OSError as error:  # a full disk, say: the next attempt may find it otherwise
             self._failed(via, BusError(f"the renewal failed: {error.strerror or error}"))
+        except Exception as error:  # whatever it is, a rack that cannot renew still captures
+            log.error("renewal_error", exc_info=error)
+            self._failed(via, BusError(f"the renewal failed: {type(error).__name__}"))
 
     async def _renew(self, via: Via) -> None:
         if self._policy.command and not (self._refused() or self._passport_due()):
@@ -163,14 +166,16 @@ class RenewalService:
         else:
             issued = await self._over_https()
         self._exchange, self.problem, self._alerted_at, self._turn = None, "", None, 0
-        self._schedule.renewed(life_of_chain(issued))
+        self._schedule.renewed(life_of_chain(issued), self._edges.wall())
         log.info("renewed", serial=issued.passport.serial, via=self._policy.managed_by + ":" + via.value)
 
     def _refused(self) -> bool:
         """Whether it is the mixer who has to give something new: no certificate would change its mind."""
         since = self._takeover.refused_since
         expired = self._edges.wall() >= self._schedule.life.ends
-        return since is not None and not expired and self._edges.wall() - since >= LIMITS.renew_refused_for
+        if since is None or expired:
+            return False
+        return not 0 <= self._edges.wall() - since < LIMITS.renew_refused_for
 
     def _passport_due(self) -> bool:
         """Whether the passport, which only the mixer issues, is due too."""
@@ -248,7 +253,7 @@ class RenewalService:
         self.problem = problem
 
     def _warn(self, now: float) -> None:
-        if self._alerted_at is not None and now - self._alerted_at < LIMITS.renew_alert_repeat:
+        if self._alerted_at is not None and 0 <= now - self._alerted_at < LIMITS.renew_alert_repeat:
             return
         if self._alerted_at is None and not self.problem and now < self._schedule.life.ends:
             return  # it has not been tried yet

@@ -238,15 +238,17 @@ class BusClient:
         queue: str = "",
         max_messages: int | None = None,
         max_bytes: int | None = None,
+        lasting: bool = False,
     ) -> Subscription:
         """Subscribe now and after every reconnect; without ``callback``, iterate over the result.
 
         When connected, returns once the server has taken the subscription. During :meth:`swap_certificate`
-        a message may be delivered twice.
+        a message may be delivered twice. A ``lasting`` subscription that the server does not permit is only logged:
+        it stays, and every new connection asks for it again.
 
         Raises:
             InputError: a malformed pattern.
-            BusError: the server does not permit it, or the client is closed.
+            BusError: the server does not permit it and it is not ``lasting``, or the client is closed.
         """
         check_pattern(pattern)
         if self._supervisor.closed:
@@ -265,7 +267,7 @@ class BusClient:
             self._subscriptions[subscription] = live.attach(pattern, queue, subscription.deliver)
             with contextlib.suppress(BusError):  # lost meanwhile: the next connection subscribes again
                 await self._flush(live, None)
-            if subscription.denied is not None:
+            if subscription.denied is not None and not lasting:
                 await self.unsubscribe(subscription)
                 raise BusError(
                     f"the server refused to let us subscribe {pattern!r}",

@@ -86,13 +86,18 @@ class DenyList:
         return next((entry for entry in self.entries if (entry.kind, entry.value) in wanted), None)
 
     def with_denied(self, entry: Denied, *, now_ns: int) -> DenyList:
-        """Return the list with ``entry``; the same list if it is there already.
+        """Return the list with ``entry``; the same list if it is there already since then or later.
+
+        A ban said again later is a change: this list may be an older copy, and the ban lifted in a newer one.
 
         Raises:
             InputError: the list is full.
         """
-        if entry in self.entries:
-            return self
+        held = next((kept for kept in self.entries if kept == entry), None)
+        if held is not None:
+            if held.since >= entry.since:
+                return self
+            return self._next((*(kept for kept in self.entries if kept != entry), entry), now_ns)
         if len(self.entries) >= LIMITS.max_denied:
             raise InputError(
                 f"the deny list holds {len(self.entries)} entries and is full",
@@ -129,7 +134,7 @@ class DenyList:
             DecodeError: malformed, or too long.
         """
         what = "deny list"
-        fields = open_payload(payload, what)
+        fields = open_payload(payload, what, max_items=LIMITS.max_control_items + 4 * LIMITS.max_denied)
         raw = cbor.take(fields, "Denied", list, what)
         if len(raw) > LIMITS.max_denied:
             raise DecodeError(f"{what} holds {len(raw)} entries")

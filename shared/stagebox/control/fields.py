@@ -21,13 +21,14 @@ def payload_digest(payload: bytes) -> bytes:
     return blake3(payload).digest()
 
 
-def open_payload(payload: bytes, what: str) -> dict[str, Any]:
+def open_payload(payload: bytes, what: str, *, max_items: int = LIMITS.max_control_items) -> dict[str, Any]:
     """Decode a control payload's map and take its version.
 
     Raises:
         DecodeError: malformed, not deterministically encoded, or of an unknown version.
     """
-    fields = cbor.expect_map(cbor.decode_canonical(payload, max_bytes=LIMITS.max_control_bytes), what)
+    decoded = cbor.decode_canonical(payload, max_bytes=LIMITS.max_control_bytes, max_items=max_items)
+    fields = cbor.expect_map(decoded, what)
     version = cbor.take_uint(fields, "Version", what)
     if version != VERSION:
         raise DecodeError(f"{what} has version {version}, this software understands {VERSION}")

@@ -221,3 +221,33 @@ def test_gen_client_refuses_an_unreasonable_life(
     with pytest.raises(InputError, match="--days"):
         generate_client(cluster_dir, Role.VIEWER, "wall", tmp_path / "wall", PASSPHRASE, now, days)
     assert list(tmp_path.iterdir()) == []
+
+
+def _csr_that_asks_for_names_twice(key: Ed25519PrivateKey) -> bytes:
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("a")]), critical=False)
+    builder = builder.add_extension(x509.UnrecognizedExtension(_ALT_NAME, b"\x30\x00"), critical=False)
+    signed = builder.sign(key, None)
+    tbs = signed.tbs_certrequest_bytes.replace(_ALT_NAME_DER, bytes.fromhex("551d11"))
+    return (
+        signed.public_bytes(Encoding.DER)
+        .replace(signed.tbs_certrequest_bytes, tbs)
+        .replace(signed.signature, key.sign(tbs))
+    )
+
+
+_ALT_NAME, _ALT_NAME_DER = x509.ObjectIdentifier("2.5.29.99"), bytes.fromhex("551d63")
+_ED25519, _UNKNOWN = bytes.fromhex("06032b6570"), bytes.fromhex("06032b6572")
+
+
+def test_a_csr_that_cannot_be_read_is_refused_and_nothing_else(mixer_keys: MixerKeys, now: datetime) -> None:
+    key = Ed25519PrivateKey.generate()
+    plain = x509.load_pem_x509_csr(build_csr(key, RACK.name)).public_bytes(Encoding.DER)
+    unreadable = (
+        plain.replace(_ED25519, _UNKNOWN, 1),
+        plain.replace(b"\x02\x01\x00", b"\x02\x01\x63", 1),
+        _csr_that_asks_for_names_twice(key),
+    )
+    for csr in unreadable:
+        with pytest.raises((InputError, VerificationError)):
+            mixer_keys.issuing.sign_rack(csr, RACK, now=now)

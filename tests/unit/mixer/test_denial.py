@@ -86,6 +86,16 @@ def test_an_older_copy_of_a_rack_brings_back_what_a_restored_mixer_forgot() -> N
     assert ban("stolen") in again.entries
 
 
+def test_a_ban_said_again_on_a_restored_copy_outlives_the_clear_it_forgot() -> None:
+    yesterday = EMPTY.with_denied(ban("stolen", 10), now_ns=10)
+    rack = yesterday.without(ban("stolen"), now_ns=20)
+    assert newest(yesterday, rack, now_ns=30, cleared={}) is rack
+    again = yesterday.with_denied(ban("stolen", 40), now_ns=40)
+    for theirs in (rack, rack.with_denied(ban("b", 25), now_ns=25)):
+        assert ban("stolen") in newest(again, theirs, now_ns=50, cleared={}).entries
+    assert again.with_denied(ban("stolen", 40), now_ns=60) is again
+
+
 class RestoredMixer(RuleBasedStateMachine):
     """A mixer and a rack's copy. Backups are restored at any moment; the two compare whenever they like."""
 

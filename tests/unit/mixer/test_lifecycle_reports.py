@@ -18,6 +18,8 @@ from stagebox.keyfiles import signing_key
 from stagebox_mixer.lifecycle.expiry import ExpirySweep, due
 from stagebox_mixer.lifecycle.machine import Terms
 from stagebox_mixer.limits import LIMITS
+from stagebox_mixer.registry.model import RackEntry
+from stagebox_mixer.registry.store import Stored
 from support.cluster import Cluster
 from support.lifecycle import ADMIN, DAY_NS, NS, Device, Held, LifecycleBench
 from support.mixer_memory import run_now
@@ -224,3 +226,47 @@ def test_a_renewal_counts_when_it_is_proved(bench: LifecycleBench, device: Devic
     assert late()
     run_now(bench.service.confirm(RACK, 2))
     assert not late()
+
+
+def test_a_rack_that_never_takes_its_passport_is_not_sent_it_as_fast_as_it_asks(
+    bench: LifecycleBench, device: Device
+) -> None:
+    run_now(bench.service.suspend(RACK, actor=ADMIN))
+    bench.delivered.clear()
+    began = bench.clock()
+    for _ in range(50):
+        assert not report(bench, device).error
+    passed_s = (bench.clock() - began) / NS
+    assert 1 <= len(bench.delivered) <= 1 + passed_s / LIMITS.sync_deliver_interval_s
+    run_now(bench.service.rotate_secret(RACK, actor=ADMIN))
+    bench.delivered.clear()
+    assert not report(bench, device).error
+    assert bench.delivered == [RACK]  # another issue is sent at once
+
+
+def test_a_report_of_an_identity_replaced_meanwhile_changes_nothing(
+    bench: LifecycleBench, device: Device
+) -> None:
+    now = datetime.datetime.fromtimestamp(bench.clock() / NS, datetime.UTC)
+    leaf = bench.keys.issuing.sign_rack(
+        build_csr(device.key, "rack"), main(device).passport.rack_id, now=now, days=60
+    )
+    chain = tuple(to_der([leaf, bench.keys.issuing.certificate]))
+    read, other = bench.registry.racks.get, bench.device("stage-right")
+    reads = 0
+
+    async def replaced_after_the_first_read(key: str) -> Stored[RackEntry] | None:
+        nonlocal reads
+        reads += 1
+        found = await read(key)
+        if reads == 1 or found is None:
+            return found
+        return replace(found, entry=replace(found.entry, rack_public=main(other).passport.rack_public))
+
+    rows = len(bench.audit.rows)
+    bench.registry.racks.get = replaced_after_the_first_read  # type: ignore[method-assign]
+    assert not report(bench, device, chain=chain, problem="of before").error
+    assert reads == 2
+    assert len(bench.audit.rows) == rows
+    bench.registry.racks.get = read  # type: ignore[method-assign]
+    assert bench.entry(RACK).certificate != fingerprint(leaf)

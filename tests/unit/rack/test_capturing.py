@@ -100,6 +100,26 @@ async def test_after_an_activation_it_tries_until_the_source_is_there_and_tells_
     assert bench.calls[-1] == ["start", "stop"]
 
 
+async def test_an_error_nobody_foresaw_does_not_end_the_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stagebox_rack.capturing.LIMITS", dataclasses.replace(LIMITS, capture_retry=0.01))
+    bench = Bench()
+    errors = iter([OSError("the sound server is gone"), RuntimeError("odd")])
+    start = Engine.start
+
+    def failing(engine: Engine) -> None:
+        for error in errors:
+            raise error
+        start(engine)
+
+    monkeypatch.setattr(Engine, "start", failing)
+    bench.capturing.start_soon()
+    async with asyncio.timeout(5):
+        while not bench.capturing.running:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    assert [name for name, _ in bench.alerts] == ["capture_not_started"] * 2
+    await bench.capturing.stop()
+
+
 async def test_a_suspension_while_it_still_tries_ends_the_tries_at_once() -> None:
     bench = Bench()
     Engine.broken.set()

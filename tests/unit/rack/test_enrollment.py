@@ -271,6 +271,27 @@ def test_a_newer_passport_of_the_same_rack_succeeds_the_old(
     assert body["rack"] == "stage-left"
 
 
+def test_a_key_renewed_while_the_mixer_was_asked_is_not_mixed_with_the_old_keys_certificate(
+    paths: StatePaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Wire(monkeypatch, issued())
+    enroll(paths)
+    Wire(monkeypatch, issued(serial=4))
+    post = enrollment._post
+
+    def renewed_meanwhile(*arguments: Any) -> Any:
+        answer = post(*arguments)
+        paths.identity_key.unlink()  # what the promotion of a rekeyed identity does, in short
+        save_private_key(paths.identity_key, Ed25519PrivateKey.generate(), None)
+        return answer
+
+    monkeypatch.setattr(enrollment, "_post", renewed_meanwhile)
+    before = paths.passport.read_bytes(), paths.certificate.read_bytes()
+    with pytest.raises(EnrollmentError, match="renewed its identity key meanwhile"):
+        enroll(paths)
+    assert (paths.passport.read_bytes(), paths.certificate.read_bytes()) == before
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "reason"),
     [

@@ -184,3 +184,12 @@ def test_fields_are_taken_with_their_exact_type() -> None:
 def test_only_a_map_with_text_keys_is_a_map_of_fields(value: Any) -> None:
     with pytest.raises(DecodeError, match="thing is not a CBOR map"):
         cbor.expect_map(value, "thing")
+
+
+@pytest.mark.parametrize("value", [{"a": [[]] * 99}, {"a": [0] * 99}, {str(n): 0 for n in range(50)}])
+def test_items_are_bounded_where_asked_for(value: dict[str, Any]) -> None:
+    data = cbor.encode(value)
+    for decoder in (cbor.decode, cbor.decode_canonical):
+        assert decoder(data, max_bytes=SIZE, max_items=102) == decoder(data, max_bytes=SIZE) == value
+        with pytest.raises(DecodeError, match="more than 100 items"):
+            decoder(data, max_bytes=SIZE, max_items=100)

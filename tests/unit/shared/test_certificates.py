@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import datetime
 from collections.abc import Sequence
 from pathlib import Path
@@ -168,3 +169,16 @@ def test_certificates_survive_a_file_in_their_order(tmp_path: Path) -> None:
     assert certificates.load_certificates(path) == [LEAF, ISSUING.certificate]
     with pytest.raises(KeyFileError, match="cannot read"):
         certificates.load_certificates(tmp_path / "missing.pem")
+
+
+def test_a_certificate_of_no_known_version_is_not_readable() -> None:
+    der = LEAF.public_bytes(Encoding.DER).replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x63", 1)
+    with pytest.raises(DecodeError, match="not a certificate"):
+        certificates.parse_der_chain([der], "the chain")
+    with pytest.raises(DecodeError, match="no readable PEM certificate"):
+        certificates.parse_pem(_pem(der), "the file")
+
+
+def _pem(der: bytes) -> bytes:
+    text = base64.encodebytes(der).decode("ascii")
+    return f"-----BEGIN CERTIFICATE-----\n{text}-----END CERTIFICATE-----\n".encode("ascii")

@@ -295,7 +295,7 @@ def test_every_change_raises_the_epoch_and_no_change_does_not(bans: list[Denied]
     found, epoch = DenyList("flux-prod"), 0
     for ban in bans:
         changed = found.with_denied(ban, now_ns=7)
-        epoch += ban not in found.entries
+        epoch += not any(held == ban and held.since >= ban.since for held in found.entries)
         assert changed.epoch == epoch
         assert ban in changed.entries
         assert changed.with_denied(ban, now_ns=9) is changed
@@ -330,3 +330,21 @@ def test_a_full_deny_list_says_so_and_still_fits_a_message() -> None:
 def test_what_is_no_ban_is_refused(kind: str, value: str) -> None:
     with pytest.raises(InputError):
         denied(kind, value)
+
+
+@pytest.mark.parametrize("filling", [b"\x80", b"\x00", b"\xa0"])
+def test_what_a_stranger_sends_is_given_up_after_a_thousand_items(filling: bytes) -> None:
+    """Decoded to its end it would hold the mixer's event loop for half a second, before anybody is known."""
+    count = LIMITS.max_control_bytes // 2
+    many = b"\xa1\x61a\x9a" + count.to_bytes(4, "big") + filling * count
+    for decode in (Request.decode, Ack.decode):
+        with pytest.raises(DecodeError, match=f"more than {LIMITS.max_control_items} items"):
+            decode(many)
+    with pytest.raises(DecodeError, match=f"more than {LIMITS.max_envelope_items} items"):
+        ReceivedRequest.parse(many)
+
+
+def test_a_full_deny_list_is_within_the_bounds() -> None:
+    entries = tuple(Denied(DenyKind.CERTIFICATE, f"sha256:{n:064x}", n) for n in range(LIMITS.max_denied))
+    full = DenyList("flux-prod", 1, 1, entries)
+    assert DenyList.decode(full.encode()) == full

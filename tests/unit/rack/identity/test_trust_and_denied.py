@@ -8,7 +8,7 @@ import pytest
 from nacl.signing import SigningKey
 
 from stagebox.certificates import to_der, to_pem
-from stagebox.errors import StageboxError, VerificationError
+from stagebox.errors import StageboxError, StorageError, VerificationError
 from stagebox_rack.identity import trust
 from stagebox_rack.identity.denied import DenyListWitness
 from stagebox_rack.state import StatePaths
@@ -61,6 +61,20 @@ def test_a_crash_between_bundle_and_roots_is_put_right(tmp_path: Path) -> None:
     paths.trust.write_bytes(ISSUER.trust(roots=tuple(to_der(both)), serial=2))
     trust.heal(paths, ISSUER.public)
     assert paths.roots.read_bytes() == to_pem(both)
+
+
+def test_a_full_disk_after_such_a_crash_does_not_stop_the_rack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ISSUER.enroll(tmp_path / "state")
+    store.paths.trust.write_bytes(ISSUER.trust(serial=9))
+    store.paths.roots.write_bytes(ISSUER.root.pem + b"\n")
+
+    def full(*_: object, **__: object) -> None:
+        raise StorageError("no space left")
+
+    monkeypatch.setattr(trust, "write_atomic", full)
+    assert store.open().main.passport.name == "stage-left"
 
 
 def test_a_bundle_on_disk_that_does_not_verify_touches_no_root(tmp_path: Path) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -12,6 +16,7 @@ from cryptography import x509
 from structlog.testing import capture_logs
 
 from stagebox.config.registry import settings_class
+from stagebox.tasks import end_tasks
 from stagebox_rack.limits import LIMITS
 from stagebox_rack.renewal.operator_command import RenewCommandError, run
 from stagebox_rack.settings import RackSettings
@@ -58,6 +63,7 @@ async def test_it_learns_what_to_certify_and_where_to_put_it_and_its_files_are_r
         (("/nonexistent/renew",), "cannot be started"),
         (python("import os; open(os.environ['STAGEBOX_RENEW_OUT'],'w').write('x' * (1 << 17))"), "more than"),
         (python("import os; os.mkdir(os.environ['STAGEBOX_RENEW_OUT'])"), "left no certificate"),
+        (python("import os; os.mkfifo(os.environ['STAGEBOX_RENEW_OUT'])"), "not a file"),
     ],
 )
 async def test_a_command_that_fails_says_how(
@@ -85,6 +91,56 @@ async def test_a_command_that_hangs_is_ended_with_all_its_children(
     async with asyncio.timeout(5):
         while _alive(int(pid.read_text())):  # noqa: ASYNC110 - the kernel sends no event for another's child
             await asyncio.sleep(0.01)
+
+
+async def test_a_command_that_ignores_its_end_dies_when_the_rack_stops(
+    identity: RackIdentity, tmp_path: Path
+) -> None:
+    pid = tmp_path / "pid"
+    code = (
+        "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        f"open({str(pid)!r}, 'w').write(f'{{os.getpid()}}.'); time.sleep(99)"
+    )
+    running = asyncio.create_task(run(python(code), identity, timeout=60))
+    async with asyncio.timeout(10):
+        while not (pid.exists() and pid.read_text().endswith(".")):  # noqa: ASYNC110 - a file appears
+            await asyncio.sleep(0.01)
+    await end_tasks([running])
+    async with asyncio.timeout(5):
+        while _alive(int(pid.read_text()[:-1])):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_a_daemon_it_leaves_behind_is_not_waited_for_and_holds_no_descriptor_of_ours(
+    identity: RackIdentity, tmp_path: Path
+) -> None:
+    pid = tmp_path / "pid"
+    code = (
+        "import os, subprocess; child = subprocess.Popen(['sleep', '60'], start_new_session=True); "
+        f"open({str(pid)!r}, 'w').write(str(child.pid)); print('begun', flush=True); "
+        "open(os.environ['STAGEBOX_RENEW_OUT'], 'w').write('done')"
+    )
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    try:
+        with capture_logs() as logs:
+            assert await run(python(code), identity, timeout=20) == b"done"
+        assert [entry["line"] for entry in logs] == ["begun"]
+        async with asyncio.timeout(5):
+            while len(list(Path("/proc/self/fd").iterdir())) > descriptors:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    finally:
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+async def test_a_full_disk_is_said_to_be_what_it_is(
+    identity: RackIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    with pytest.raises(RenewCommandError, match="No space left on device"):
+        await run(python("pass"), identity, timeout=20)
 
 
 def _alive(pid: int) -> bool:

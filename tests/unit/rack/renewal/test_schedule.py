@@ -74,6 +74,36 @@ def test_failures_back_off_up_to_an_hour_and_a_new_certificate_starts_over() -> 
     assert made.plan(made.due_at, UP).via is Via.SNAKE
 
 
+def test_a_clock_that_was_years_ahead_and_is_set_right_does_not_keep_it_from_renewing() -> None:
+    made, ahead = schedule(), 3650 * DAY
+    for _ in range(10):
+        made.plan(ahead, DOWN)
+        ahead = made.failed(ahead, DOWN)
+    assert made.plan(made.due_at - 1, UP).via is None
+    assert made.plan(made.due_at, UP).via is Via.SNAKE
+    since = Situation(False, ahead)  # refused then, and ever since
+    made.plan(DAY, since)
+    assert made.plan(DAY + LIMITS.renew_cut_off_first, since).via is Via.HTTPS
+
+
+@given(st.floats(0.0, 0.999), st.integers(0, 99))
+def test_a_certificate_that_is_due_when_it_comes_is_not_renewed_without_end(used: float, seed: int) -> None:
+    made, now, last = schedule(seed=seed), 40 * DAY, 0.0
+    made.renewed(Life(now, now + 30 * DAY), now)
+    gaps: list[float] = []
+    while len(gaps) < 20:
+        plan = made.plan(now, UP)
+        if plan.via is None:
+            now = max(now + plan.wait, min(made.due_at, now + DAY) if made.due_at > now else 0.0)
+            continue
+        gaps.append(now - last)
+        # The mixer gives 30 days from a begin that our clock says is long past.
+        last, begins = now, now - used * 30 * DAY
+        made.renewed(Life(begins, begins + 30 * DAY), now)
+    assert min(gaps) >= LIMITS.renew_retry_first_max
+    assert sum(gaps) >= 20 * (1 - used) * 30 * DAY / 4
+
+
 def test_who_is_cut_off_asks_at_least_every_quarter_of_an_hour() -> None:
     made, now = schedule(), 31 * DAY
     made.plan(now, DOWN)

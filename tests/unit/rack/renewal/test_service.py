@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Callable
@@ -16,16 +17,17 @@ from nacl.signing import SigningKey
 
 from stagebox.bus import BusClient, BusMessage, Cause, Failure
 from stagebox.certificates import to_pem
-from stagebox.errors import BusError, TlsError
+from stagebox.errors import BusError, PassportError, StorageError, TlsError
 from stagebox.passport import PassportStatus
 from stagebox_rack.identity.lock import InUseError, locked
+from stagebox_rack.identity.staging import DISK, Disk
 from stagebox_rack.identity.store import IdentityStore
 from stagebox_rack.identity.takeover import Takeover
 from stagebox_rack.renewal import https
 from stagebox_rack.renewal.exchange import accept_passport
 from stagebox_rack.renewal.once import renew_once
 from stagebox_rack.renewal.service import Edges, RenewalPolicy, RenewalService
-from stagebox_rack.state import RackIdentity
+from stagebox_rack.state import RackIdentity, StatePaths
 from support.issuer import MACHINE, Issuer
 from support.pki import DAY, NOW
 
@@ -120,6 +122,13 @@ class Bench:
             while not condition():  # noqa: ASYNC110 - any condition
                 await asyncio.sleep(0.005)
 
+    async def as_time_goes_by(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                self.wall[0] += 60
+                self.takeover.changed.set()
+                await asyncio.sleep(0.02)
+
 
 @contextlib.asynccontextmanager
 async def bench(
@@ -127,12 +136,13 @@ async def bench(
     *,
     policy: RenewalPolicy | None = None,
     ends_in: float = 5 * DAY.total_seconds(),
+    disk: Disk = DISK,
     **enroll: Any,
 ) -> AsyncIterator[Bench]:
     """Run the renewals of a rack whose certificate ends ``ends_in`` seconds from now."""
     issuer, desk = Issuer(), Desk()
     ends = NOW + ends_in * (DAY / DAY.total_seconds())
-    store = issuer.enroll(directory, not_after=ends, **enroll)
+    store = IdentityStore(issuer.enroll(directory, not_after=ends, **enroll).paths, MACHINE, disk)
     wall = [0.0]
     bus = Bus(issuer.answer)
     takeover = Takeover(store, store.open(), desk, wall=lambda: time.time() + wall[0])
@@ -259,6 +269,80 @@ async def test_who_is_refused_for_a_minute_asks_over_https_though_nothing_is_due
         await asyncio.sleep(0)
         rack.wall[0] += 10
         await rack.until(lambda: rack.takeover.changed.set() or "identity_renewed" in rack.desk.names())  # type: ignore[func-returns-value]
+
+
+async def test_a_staged_identity_refused_while_the_old_one_is_connected_is_no_reason_to_ask_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    posted: list[bytes] = []
+    monkeypatch.setattr(https, "post", lambda _mixer, _roots, data: posted.append(data) or b"")  # type: ignore[func-returns-value]
+    async with bench(tmp_path / "state") as rack:
+        shown: list[str] = []
+        rack.bus.admitted = lambda secret: bool(shown.append(secret))  # type: ignore[func-returns-value]
+        await rack.until(lambda: shown == ["secret-2"])
+        rack.bus.connected = False  # hours later the network goes: nobody refused us
+        for _ in range(3):
+            rack.wall[0] += 100
+            rack.takeover.changed.set()
+            await asyncio.sleep(0.02)
+    assert posted == []
+
+
+async def test_a_full_disk_is_tried_again_with_the_same_request_and_leaves_nothing_behind(
+    tmp_path: Path,
+) -> None:
+    class Full(Disk):
+        full = True
+
+        def write(self, path: Path, data: bytes, mode: int) -> None:
+            if self.full and path.name == "rack.pem":
+                raise StorageError("no space left")
+            super().write(path, data, mode)
+
+    disk = Full()
+    async with bench(tmp_path / "state", disk=disk) as rack:
+        await rack.as_time_goes_by(lambda: len(rack.bus.asked) >= 3)
+        await rack.until(lambda: not list(rack.store.paths.next.iterdir()))
+        disk.full = False
+        await rack.as_time_goes_by(lambda: "identity_renewed" in rack.desk.names())
+        assert len(set(rack.bus.asked)) == 1
+
+
+async def test_an_error_nobody_foresaw_is_a_failed_renewal_and_not_the_end_of_the_rack(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path / "state") as rack:
+
+        def odd(_data: bytes) -> bytes:
+            raise ValueError("odd")
+
+        rack.bus.reply = odd
+        await rack.until(lambda: rack.service.problem == "the renewal failed: ValueError")
+        rack.bus.reply = rack.issuer.answer
+        rack.wall[0] += 120
+        rack.takeover.changed.set()
+        await rack.until(lambda: "identity_renewed" in rack.desk.names())
+
+
+async def test_another_user_does_not_renew_and_leaves_no_file_that_the_rack_cannot_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Issuer().enroll(tmp_path / "state")
+    monkeypatch.setattr(os, "geteuid", lambda: 12_345)
+    with pytest.raises(StorageError, match="belongs to another user") as refused:
+        await renew_once(store, RenewalPolicy(), force=True)
+    assert "sudo -u" in str(refused.value.remedy)
+    assert not store.paths.renewal_lock.exists()
+
+
+async def test_who_is_not_enrolled_is_told_so_and_nothing_is_made(tmp_path: Path) -> None:
+    paths = StatePaths(tmp_path / "none")
+    with pytest.raises(PassportError, match="not enrolled"):
+        await renew_once(IdentityStore(paths, MACHINE), RenewalPolicy())
+    paths.directory.mkdir()
+    with pytest.raises(PassportError, match="not enrolled"):
+        await renew_once(IdentityStore(paths, MACHINE), RenewalPolicy())
+    assert not list(paths.directory.iterdir())
 
 
 async def test_a_rekey_signs_with_the_new_key_only_once_it_is_proved(tmp_path: Path) -> None:

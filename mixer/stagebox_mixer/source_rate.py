@@ -1,4 +1,4 @@
-"""How often one source may use the routes that need no certificate: a token bucket for each. Pure.
+"""How often one source may ask for something: a token bucket for each. Pure.
 
 The caller brings the time. Memory is bounded: beyond ``max_sources`` the source unseen for longest is forgotten
 and begins anew with a full bucket. That bounds what one source can take, not what a thousand can.

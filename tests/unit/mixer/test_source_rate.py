@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagebox_mixer.api.source_rate import SourceRate, source_of
 from stagebox_mixer.limits import LIMITS
+from stagebox_mixer.source_rate import SourceRate, source_of
 
 GAPS = st.lists(st.floats(0, 20), min_size=1, max_size=60)
 
