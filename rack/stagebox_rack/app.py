@@ -95,7 +95,8 @@ class Rack:
 
     def healthy(self) -> bool:
         """Whether the watchdog may be fed: every task that keeps the rack going still runs."""
-        return bool(self._tasks) and not any(task.done() for task in self._tasks)
+        running = bool(self._tasks) and not any(task.done() for task in self._tasks)
+        return running and self._bus.supervised and (self._control is None or self._control.healthy())
 
     def look_for_identity(self) -> None:
         """Look at once for an identity that another process staged."""

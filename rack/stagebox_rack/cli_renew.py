@@ -28,7 +28,6 @@ def renew(
     as_json: JsonOption = False,
 ) -> None:
     """Renew the certificate and passport if they are due, beside a running rack or without one."""
-    import asyncio
     from dataclasses import asdict
     from datetime import UTC, datetime
 
@@ -44,9 +43,7 @@ def renew(
             "--rekey does not go with rack.renew_command: the mixer has to certify a new key",
             remedy="rekey by a configuration without rack.renew_command: stagebox rack renew --config …",
         )
-    outcome = asyncio.run(
-        renew_once(identity_store(settings), RenewalPolicy.of(settings), force=force, rekey=rekey)
-    )
+    outcome = renew_once(identity_store(settings), RenewalPolicy.of(settings), force=force, rekey=rekey)
     if as_json:
         typer.echo(json.dumps(asdict(outcome)))
         return

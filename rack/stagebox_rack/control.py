@@ -98,6 +98,10 @@ class Control:
         yield "renewal", self._renewal.run()
         yield "identity-watch", self._takeover.watch()
 
+    def healthy(self) -> bool:
+        """Whether commands are still obeyed; the other work is the owner's to watch."""
+        return self._commands.running
+
     def connected(self) -> None:
         """The bus is up (again)."""
         self._sync.connected()

@@ -19,7 +19,7 @@ from stagebox.control.denylist import DenyKind, DenyList
 from stagebox.passport import PassportStatus
 from stagebox_mixer.api.rack_view import ban_on
 from stagebox_mixer.api.services import Counters
-from stagebox_mixer.limits import LIMITS
+from stagebox_mixer.lifecycle.expiry import warning_ns
 from stagebox_mixer.registry.model import RackEntry
 
 _NS = 1e9
@@ -76,13 +76,8 @@ def families(snapshot: Snapshot) -> Iterator[Metric]:
 
 
 def expires_unrenewed(entry: RackEntry, *, now_s: float, certificate_days: float) -> bool:
-    """Tell whether a rack's certificate ends in less than 7 days and the rack has proved none after it.
-
-    Certificates that live shorter are warned of in the last quarter of their life, where a renewal in time (two thirds
-    and at most a twelfth of jitter) has happened already.
-    """
-    warning_days = min(LIMITS.expiry_warning_days, certificate_days * LIMITS.expiry_warning_share)
-    return entry.certificate_not_after / _NS - now_s < warning_days * _DAY_S
+    """Tell whether a rack's certificate ends soon (``warning_ns``) and the rack has proved none after it."""
+    return entry.certificate_not_after - now_s * _NS < warning_ns(certificate_days)
 
 
 def _rack_families(racks: Sequence[RackEntry], snapshot: Snapshot) -> Iterator[Metric]:

@@ -47,13 +47,21 @@ class _Racks(Protocol):
         """Return every entry, those of removed racks too."""
 
 
+def warning_ns(certificate_days: float) -> int:
+    """Return how long before its end a certificate that is not renewed is worth a warning.
+
+    7 days, or the last quarter of a shorter life: a renewal in time (two thirds of life and at most a twelfth of
+    jitter) has happened by then.
+    """
+    return int(min(LIMITS.expiry_warning_days, certificate_days * LIMITS.expiry_warning_share) * _DAY_NS)
+
+
 def due(entries: Iterable[RackEntry], terms: Terms, now_ns: int) -> tuple[Expiring, ...]:
     """Return the racks whose certificate ends soon and has not been renewed, the most urgent first.
 
     A renewal counts once the rack has proved it: until then the old certificate is the one it may depend on.
     """
-    share = int(terms.certificate_ns * LIMITS.expiry_warning_share)
-    warn_ns = min(int(LIMITS.expiry_warning_days * _DAY_NS), share)
+    warn_ns = warning_ns(terms.certificate_days)
     found = [
         Expiring(entry.name, entry.certificate_not_after, entry.certificate_not_after - now_ns, entry.problem)
         for entry in entries

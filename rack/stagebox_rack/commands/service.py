@@ -118,6 +118,11 @@ class CommandService:
         )
         self._worker = asyncio.create_task(self._work(self._subscription), name="commands")
 
+    @property
+    def running(self) -> bool:
+        """Whether commands are taken."""
+        return self._worker is not None and not self._worker.done()
+
     async def stop(self) -> None:
         """Finish the command under way, within its time, and hear no more."""
         self._stopping = True

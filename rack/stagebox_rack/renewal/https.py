@@ -46,8 +46,8 @@ def renew(mixers: Sequence[MixerAddress], roots_pem: bytes, data: bytes, accept:
     """Ask the mixers in turn and return what ``accept`` makes of the first answer it believes.
 
     Raises:
-        RenewalRefused: a mixer refuses, under its signature. BusError, VerificationError, DecodeError: the last
-            mixer's fault, when none renews.
+        RenewalRefused: a mixer refuses, under its signature. BusError, VerificationError: the last mixer's fault,
+            when none renews.
     """
     problem: StageboxError = BusError("no address of a mixer's API is known", remedy=REMEDY)
     for mixer in mixers:
@@ -55,6 +55,11 @@ def renew(mixers: Sequence[MixerAddress], roots_pem: bytes, data: bytes, accept:
             return accept(post(mixer, roots_pem, data))
         except RenewalRefused:
             raise
-        except (BusError, VerificationError, DecodeError) as error:
+        except DecodeError as error:
+            problem = BusError(
+                f"{mixer.url} does not answer like a mixer that renews: {error.message}",
+                remedy="upgrade the mixer, or set rack.mixer_url to https://<host>:8443 of another",
+            )
+        except (BusError, VerificationError) as error:
             problem = error
     raise problem

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from nacl.signing import SigningKey
 
 from stagebox.control.fields import NONCE_BYTES
-from stagebox.errors import StageboxError
+from stagebox.errors import BusError, StageboxError
 from stagebox_rack import state
 from stagebox_rack.identity.lock import locked
 from stagebox_rack.identity.store import Held, IdentityStore, Issued
@@ -37,10 +37,10 @@ class Outcome:
     due: int
 
 
-async def renew_once(
+def renew_once(
     store: IdentityStore, policy: RenewalPolicy, *, force: bool = False, rekey: bool = False
 ) -> Outcome:
-    """Renew if it is due, or ``force`` says so; stage what comes.
+    """Renew if it is due, or ``force`` says so; stage what comes. Blocking, so that Ctrl-C ends it at once.
 
     Raises:
         PassportError: not enrolled. InUseError: a renewal is under way. StageboxError: it failed; what was held
@@ -49,18 +49,23 @@ async def renew_once(
     state.require_enrolled(store.paths)
     state.require_owner(store.paths)
     with locked(store.paths.renewal_lock):
-        held = await asyncio.to_thread(store.open)
+        held = store.open()
         if not force and time.time() < due_at(life_of(held.newest), 0.0):
             return _outcome(held.newest, renewed=False)
+        if rekey and held.staged is not None:
+            raise BusError(
+                "an identity waits to be proved to the mixer: the next key comes after it",
+                remedy="run the rack until it has connected, then rekey",
+            )
         if policy.command:
-            issued = await _by_command(held, policy)
+            issued = _by_command(held, policy)
         else:
-            issued = await asyncio.to_thread(_over_https, store, held, policy, rekey or policy.rekey)
-        return _outcome(await asyncio.to_thread(store.stage, held, issued), renewed=True)
+            issued = _over_https(store, held, policy, rekey or policy.rekey)
+        return _outcome(store.stage(held, issued), renewed=True)
 
 
-async def _by_command(held: Held, policy: RenewalPolicy) -> Issued:
-    pem = await operator_command.run(policy.command, held.newest, timeout=policy.command_timeout)
+def _by_command(held: Held, policy: RenewalPolicy) -> Issued:
+    pem = asyncio.run(operator_command.run(policy.command, held.newest, timeout=policy.command_timeout))
     return exchange.accept_operator_chain(pem, held=held.newest, now=_now())
 
 

@@ -85,6 +85,11 @@ class BusClient:
         return self._supervisor.connected
 
     @property
+    def supervised(self) -> bool:
+        """Whether the client still keeps itself connected, now or in a while."""
+        return self._supervisor.running
+
+    @property
     def last_failure(self) -> Failure | None:
         """Why the last attempt or connection ended, if one did."""
         return self._supervisor.last_failure

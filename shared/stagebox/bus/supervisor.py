@@ -88,6 +88,11 @@ class Supervisor:
         """Whether a connection is up now."""
         return self.live is not None and self.live.alive
 
+    @property
+    def running(self) -> bool:
+        """Whether the connection is still being kept up."""
+        return self._task is not None and not self._task.done()
+
     def start(self) -> None:
         """Start connecting in the background.
 

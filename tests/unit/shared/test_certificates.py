@@ -116,6 +116,14 @@ def test_a_certificate_without_any_name_is_refused() -> None:
         certificates.spiffe_identity(leaf)
 
 
+def test_a_name_of_a_kind_nobody_reads_is_refused() -> None:
+    der = LEAF.public_bytes(Encoding.DER)
+    place = der.index(b"spiffe://") - 2
+    odd = der[:place] + b"\xa3" + der[place + 1 :]  # an x400Address in place of the URI
+    with pytest.raises(VerificationError, match="no subject alternative name"):
+        certificates.spiffe_identity(x509.load_der_x509_certificate(odd))
+
+
 def test_a_racks_key_is_ed25519() -> None:
     assert certificates.public_ed25519(LEAF) == PUBLIC.public_bytes_raw()
     other = ISSUING.issue(ec.generate_private_key(ec.SECP256R1()).public_key(), [uri(RACK.uri)])

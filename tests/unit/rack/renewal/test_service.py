@@ -330,7 +330,7 @@ async def test_another_user_does_not_renew_and_leaves_no_file_that_the_rack_cann
     store = Issuer().enroll(tmp_path / "state")
     monkeypatch.setattr(os, "geteuid", lambda: 12_345)
     with pytest.raises(StorageError, match="belongs to another user") as refused:
-        await renew_once(store, RenewalPolicy(), force=True)
+        await asyncio.to_thread(renew_once, store, RenewalPolicy(), force=True)
     assert "sudo -u" in str(refused.value.remedy)
     assert not store.paths.renewal_lock.exists()
 
@@ -338,10 +338,10 @@ async def test_another_user_does_not_renew_and_leaves_no_file_that_the_rack_cann
 async def test_who_is_not_enrolled_is_told_so_and_nothing_is_made(tmp_path: Path) -> None:
     paths = StatePaths(tmp_path / "none")
     with pytest.raises(PassportError, match="not enrolled"):
-        await renew_once(IdentityStore(paths, MACHINE), RenewalPolicy())
+        await asyncio.to_thread(renew_once, IdentityStore(paths, MACHINE), RenewalPolicy())
     paths.directory.mkdir()
     with pytest.raises(PassportError, match="not enrolled"):
-        await renew_once(IdentityStore(paths, MACHINE), RenewalPolicy())
+        await asyncio.to_thread(renew_once, IdentityStore(paths, MACHINE), RenewalPolicy())
     assert not list(paths.directory.iterdir())
 
 
@@ -380,18 +380,40 @@ async def test_what_another_process_staged_is_taken_over(
     async with bench(tmp_path / "state", ends_in=29 * DAY.total_seconds()) as rack:
         monkeypatch.setattr(https, "post", lambda _mixer, _roots, data: rack.issuer.answer(data))
         other = IdentityStore(rack.store.paths, MACHINE)
-        assert not (await renew_once(other, RenewalPolicy())).renewed
-        outcome = await renew_once(other, RenewalPolicy(), force=True, rekey=True)
+        assert not (await asyncio.to_thread(renew_once, other, RenewalPolicy())).renewed
+        outcome = await asyncio.to_thread(renew_once, other, RenewalPolicy(), force=True, rekey=True)
         assert (outcome.renewed, outcome.serial) == (True, 2)
         await rack.takeover.look()
         await rack.until(lambda: "identity_renewed" in rack.desk.names())
         assert rack.store.open().main.passport.serial == 2
 
 
+async def test_no_second_key_is_made_while_one_waits_to_be_proved(tmp_path: Path) -> None:
+    issuer = Issuer()
+    store = issuer.enroll(tmp_path / "state")
+    held = store.open()
+    store.stage(held, issuer.issue(OTHER))
+    with pytest.raises(BusError, match="waits to be proved"):
+        await asyncio.to_thread(renew_once, store, RenewalPolicy(), force=True, rekey=True)
+
+
+@pytest.mark.parametrize("answer", [b'{"message": "no such route"}', b"<html>", b"\xa2"])
+async def test_a_mixer_that_knows_no_renewal_is_named_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    store = Issuer().enroll(tmp_path / "state")
+    monkeypatch.setattr(https, "post", lambda *_: answer)
+    with pytest.raises(BusError, match="https://mixer:8443 does not answer like a mixer that renews") as told:
+        await asyncio.to_thread(renew_once, store, RenewalPolicy(), force=True)
+    assert "upgrade the mixer" in str(told.value.remedy)
+
+
 async def test_two_never_renew_at_once(tmp_path: Path) -> None:
     async with bench(tmp_path / "state", ends_in=29 * DAY.total_seconds()) as rack:
         with locked(rack.store.paths.renewal_lock), pytest.raises(InUseError, match="another process"):
-            await renew_once(IdentityStore(rack.store.paths, MACHINE), RenewalPolicy(), force=True)
+            await asyncio.to_thread(
+                renew_once, IdentityStore(rack.store.paths, MACHINE), RenewalPolicy(), force=True
+            )
 
 
 async def test_a_staged_file_that_does_not_verify_moves_nothing(tmp_path: Path) -> None:
