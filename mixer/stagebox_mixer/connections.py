@@ -162,7 +162,9 @@ class Connections:
             self._ask(_PING_STATISTICS, number, "statistics", b"")
             self._ask(_PING_CONNECTIONS, number, "connections", self._query(user, 0))
             while not scan.complete:
-                kind, payload = await asyncio.wait_for(scan.answers.get(), LIMITS.connections_wait_s)
+                # Not wait_for: on Python 3.11 it swallows a cancellation that comes together with an answer.
+                async with asyncio.timeout(LIMITS.connections_wait_s):
+                    kind, payload = await scan.answers.get()
                 if kind == "statistics":
                     scan.servers = max(scan.servers, parse_servers(payload))
                     continue

@@ -21,7 +21,7 @@ from stagebox.control.fields import (
     payload_digest,
     take_map,
 )
-from stagebox.errors import DecodeError, VerificationError
+from stagebox.errors import VerificationError
 
 
 class Verb(enum.StrEnum):
@@ -178,13 +178,3 @@ def open_answer(data: bytes, cluster_public: bytes, request: Request) -> Answer:
     if named != (request.cluster, request.rack, request.verb, payload_digest(request.encode())):
         raise VerificationError("the answer is not to our request")
     return answer
-
-
-def expect_verb(request: Request, verb: Verb) -> None:
-    """Demand that a request is for ``verb``.
-
-    Raises:
-        DecodeError: it is for something else.
-    """
-    if request.verb != verb:
-        raise DecodeError(f"the request is for {request.verb!r}, not {verb.value!r}")

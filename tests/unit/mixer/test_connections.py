@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stagebox.bus import BusMessage
 from stagebox.errors import BusError, DecodeError
-from stagebox_mixer.connections import LiveConnection, Page, Pages, parse_page, parse_servers
+from stagebox_mixer.connections import Connections, LiveConnection, Page, Pages, parse_page, parse_servers
 
 
 def connection(cid: int) -> LiveConnection:
@@ -92,3 +95,32 @@ def test_the_number_of_servers_comes_from_their_statistics() -> None:
     for answer in (b"{}", b'{"statsz": {}}', b'{"statsz": {"active_servers": 0}}', b"x"):
         with pytest.raises(DecodeError):
             parse_servers(answer)
+
+
+class _Servers:
+    """A bus whose servers answer when the test says so."""
+
+    def __init__(self) -> None:
+        self.replies: list[str] = []
+        self.asked = asyncio.Event()
+
+    async def subscribe(self, _pattern: str, callback: Any) -> None:
+        self.answer = callback
+
+    def publish(self, _subject: str, _query: bytes, *, reply: str) -> bool:
+        self.replies.append(reply)
+        self.asked.set()
+        return True
+
+
+async def test_a_cancellation_that_comes_together_with_an_answer_is_not_lost() -> None:
+    servers = _Servers()
+    looking = asyncio.create_task(Connections(servers, "A").live())  # type: ignore[arg-type]
+    await servers.asked.wait()
+    await asyncio.sleep(0)
+    statistics = json.dumps({"statsz": {"active_servers": 1}}).encode()
+    servers.answer(BusMessage(servers.replies[0], statistics, "", None))
+    await asyncio.sleep(0)
+    looking.cancel()
+    await asyncio.wait({looking}, timeout=0.1)
+    assert looking.cancelled()

@@ -16,7 +16,7 @@ from stagebox.control.command import Ack, AckResult, Command, open_ack, open_com
 from stagebox.control.denylist import Denied, DenyKind, DenyList, denied, open_deny_list
 from stagebox.control.fields import payload_digest
 from stagebox.control.renewal import Renewal, RenewalRequest
-from stagebox.control.request import Answer, ReceivedRequest, Request, Verb, expect_verb, open_answer
+from stagebox.control.request import Answer, ReceivedRequest, Request, open_answer
 from stagebox.control.sync import SyncAnswer, SyncReport
 from stagebox.control.trust import TrustBundle, open_trust_bundle
 from stagebox.errors import DecodeError, InputError, StageboxError, VerificationError
@@ -227,12 +227,6 @@ def test_an_answer_to_an_earlier_nonce_is_not_taken_for_fresh(nonce: bytes) -> N
     assume(nonce != REQUEST.nonce)
     with pytest.raises(VerificationError, match="not to our request"):
         open_answer(answer_to(replace(REQUEST, nonce=nonce)), PUBLIC, REQUEST)
-
-
-def test_a_request_is_for_one_verb() -> None:
-    expect_verb(REQUEST, Verb.RENEW)
-    with pytest.raises(DecodeError, match="is for 'renew'"):
-        expect_verb(REQUEST, Verb.SYNC)
 
 
 def test_no_secret_shows_in_the_text_of_a_message() -> None:
