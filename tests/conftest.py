@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from stagebox.cipher_policy import OPENSSL_CONFIG
 from support.cluster import Cluster, make_cluster
@@ -17,6 +18,11 @@ from support.leaks import Snapshot, settled_leaks
 
 _HERE = Path(__file__).parent
 _REAL_PARTS = ("integration", "e2e", "faults")
+
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+settings.register_profile("stagebox", deadline=None)
+settings.load_profile("stagebox")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -39,7 +39,7 @@ class MixerSettings(SectionSettings):
     snake_port: Annotated[int, Field(ge=0, le=65535, description="port of the snake; 0 chooses one")] = 4222
     auto_approve: Annotated[bool, Field(description="an enrolled rack is active at once")] = True
     rack_certificate_days: Annotated[
-        float, Field(ge=0.0001, le=397, description="life of a rack's certificate; renewed at two thirds")
+        float, Field(ge=0.005, le=397, description="life of a rack's certificate; renewed at two thirds")
     ] = LIMITS.rack_certificate_days
     grace_days: Annotated[
         int, Field(ge=0, le=3650, description="how long after its certificate's end a rack may still renew")

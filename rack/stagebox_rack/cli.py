@@ -78,6 +78,17 @@ def run(
     asyncio.run(run_rack(settings, on_ready=lambda name: typer.echo(f"rack ready: {name}")))
 
 
+@app.command("machine-id")
+def show_machine_id(ctx: typer.Context, config: ConfigOption = None) -> None:
+    """Print this machine's id: what `admin token create --machine-id` binds a token to."""
+    from stagebox.identity import machine_id
+    from stagebox_rack.settings import RackSettings
+
+    settings = settings_for(ctx, RackSettings, config=config)
+    found = settings.machine_id if settings.machine_id is not None else machine_id()
+    typer.echo(f"{found:016x}")
+
+
 @app.command()
 def devices() -> None:
     """List the capture devices PortAudio offers."""

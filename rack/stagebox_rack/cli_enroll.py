@@ -32,7 +32,12 @@ def enroll(
     token_file: Annotated[
         Path | None, typer.Option(help="File that holds the token; - reads standard input.")
     ] = None,
-    rack: Annotated[str | None, typer.Option(help="Refuse a token that is for another rack.")] = None,
+    rack: Annotated[
+        str | None,
+        typer.Option(
+            help="Refuse a token that is for another rack; with a shared token, the rack to become."
+        ),
+    ] = None,
     state_dir: Annotated[Path | None, typer.Option(help="Where the identity is stored.")] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,

@@ -48,7 +48,8 @@ def renew(
         typer.echo(json.dumps(asdict(outcome)))
         return
     ends, due = (
-        datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d") for at in (outcome.not_after, outcome.due)
+        datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        for at in (outcome.not_after, outcome.due)
     )
     if not outcome.renewed:
         typer.echo(f"rack {outcome.rack}: not due before {due}; the certificate ends {ends}")

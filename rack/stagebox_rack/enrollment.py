@@ -14,7 +14,7 @@ import json
 import re
 import ssl
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cryptography import x509
@@ -73,11 +73,14 @@ def enroll(
         previous = _previous(paths)
     key = state.own_key(paths)
     roots = _fetch_roots(mixer, pin)
+    name = previous.passport.name if previous is not None else None
     reply = _post(mixer, roots, {
         "token": token,
         "csr": build_csr(key, "stagebox-rack").decode("ascii"),
         "machine_id": machine_id,
-        "rack": rack if rack is not None else (previous.name if previous is not None else None),
+        "rack": rack if rack is not None else name,
+        # A mixer put back from an older backup learns from it which serials were given out.
+        "passport": base64.b64encode(previous.flux).decode("ascii") if previous is not None else "",
     })  # fmt: skip
     enrolled = replace(
         verify_reply(reply, roots=roots, key=key, host=mixer.host), api=(mixer.url,) if mixer.secure else ()
@@ -86,7 +89,8 @@ def enroll(
     passports.check_binding(passport, machine_id=machine_id, rack_public=key.public_key().public_bytes_raw())
     with locked(paths.identity_lock, wait=LIMITS.identity_lock_wait):
         # A running rack may have renewed while we asked.
-        _check_succession(_previous(paths), passport)
+        now_held = _previous(paths)
+        _check_succession(now_held.passport if now_held is not None else None, passport)
         if state.own_key(paths).public_key() != key.public_key():
             raise EnrollmentError(
                 "the rack has renewed its identity key meanwhile: the new identity is for the one before",
@@ -134,15 +138,24 @@ def _port(value: object) -> int:
     return value
 
 
-def _previous(paths: StatePaths) -> Passport | None:
-    """Return who this state directory belongs to; a damaged passport is not silently replaced."""
+@dataclass(frozen=True)
+class _Held:
+    """A passport this rack holds, and its bytes."""
+
+    passport: Passport
+    flux: bytes = field(repr=False)
+
+
+def _previous(paths: StatePaths) -> _Held | None:
+    """Return the newest passport held; a damaged one is not silently replaced."""
     if not state.has_passport(paths):
         return None
     staging.recover(paths)
     held = [paths, *staging.waiting(paths)]
     # A staged passport is one this rack was given: an enrollment must not go behind it either.
-    found = [passports.read(files.passport, state.pinned_cluster(paths)) for files in held]
-    return max(found, key=lambda passport: passport.serial)
+    found = [(passports.read(files.passport, state.pinned_cluster(paths)), files.passport) for files in held]
+    passport, path = max(found, key=lambda item: item[0].serial)
+    return _Held(passport, path.read_bytes())
 
 
 def _check_succession(previous: Passport | None, fresh: Passport) -> None:
@@ -156,7 +169,7 @@ def _check_succession(previous: Passport | None, fresh: Passport) -> None:
     if fresh.serial <= previous.serial:
         raise PassportError(
             f"the new passport has serial {fresh.serial}, ours has {previous.serial}: it is older",
-            remedy="the mixer's registry was restored from an old backup: remove the rack there first",
+            remedy="the mixer's registry is an older copy: upgrade the mixer, then enroll again with a new token",
         )
 
 

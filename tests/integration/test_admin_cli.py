@@ -252,7 +252,7 @@ def test_a_rack_a_machine_or_a_certificate_is_denied_and_cleared(
     kind, value = sent
     answer = {"kind": kind, "value": value, "epoch": 4, "kicked": 1, "problem": "", "racks": ["stage-left"]}
     api.answer = lambda method, path, body: (200, answer)
-    assert admin(api, cluster / "ops", "racks", "deny", *named, "--reason", "stolen") == 0
+    assert admin(api, cluster / "ops", "racks", "deny", *named, "--reason", "stolen", "--yes") == 0
     assert api.requests == [("POST", "/api/v1/denied", {"kind": kind, "value": value, "reason": "stolen"})]
     assert capsys.readouterr().out.splitlines() == [
         f"denied: {kind} {value} (deny list 4)",
@@ -323,7 +323,7 @@ def test_on_a_terminal_harm_is_done_only_after_a_yes(
 
 def test_a_removal_says_why_and_what_remains_possible(api: Api, cluster: Path, capsys: Capture) -> None:
     api.answer = lambda method, path, body: (200, RACK)
-    assert admin(api, cluster / "ops", "racks", "remove", "stage-left", "--reason", "sold & gone") == 0
+    assert admin(api, cluster / "ops", "racks", "remove", "stage-left", "--reason", "sold & gone", "-y") == 0
     assert api.requests == [("DELETE", "/api/v1/racks/stage-left?reason=sold+%26+gone", None)]
     assert "rack stage-left is removed" in capsys.readouterr().out
 

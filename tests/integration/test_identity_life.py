@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stagebox import envelope, subjects
 from stagebox.bus import BusClient, Failure
 from stagebox.bus.causes import Cause
+from stagebox.certificates import build_csr, to_pem
 from stagebox.control.command import AckResult, Command, CommandVerb, open_ack, open_command
 from stagebox.errors import BusError, TlsError, VerificationError
 from stagebox.identity import Role
@@ -260,14 +262,22 @@ async def test_a_certificate_without_the_secret_or_the_secret_without_the_key_is
 ) -> None:
     identity = await mixer.enroll(tmp_path / "rack", RACK)
     other = await mixer.enroll(tmp_path / "other", "stage-right", machine=MACHINE + 1)
-    options = (
-        rack_options(identity, token="guessed")
-        if missing == "secret"
-        else rack_options(identity, key=other.key, context=other.tls_context())
-    )
+    if missing == "secret":
+        options, reason = rack_options(identity, token="guessed"), "secret"
+    else:
+        # The thief has the passport, and a certificate in the rack's name for a key of his own.
+        csr = build_csr(Ed25519PrivateKey.from_private_bytes(bytes(other.key)), "stagebox-rack")
+        issuing = mixer.cluster.keys.issuing
+        leaf = issuing.sign_rack(csr, identity.passport.rack_id, now=datetime.datetime.now(datetime.UTC))
+        other.paths.certificate.write_bytes(to_pem([leaf]) + issuing.chain_pem)
+        options, reason = (
+            rack_options(identity, key=other.key, context=other.tls_context()),
+            "certificate_key",
+        )
     async with BusClient(options) as bus:
         with pytest.raises((BusError, VerificationError, TlsError)):
             await bus.wait_connected(1)
+    await mixer.wait_audit(action="connect", result="refused", reason=reason)
 
 
 async def test_a_replayed_command_is_not_obeyed_again_and_an_older_one_never(
@@ -378,6 +388,27 @@ async def test_a_mixer_put_back_from_yesterday_lets_its_racks_back_in_and_keeps_
         assert held(tmp_path / "rack").passport.serial > serial
         stolen = state.load(StatePaths(tmp_path / "stolen"), machine_id=MACHINE + 1)
         assert (await refused(stolen)).cause is Cause.AUTHORIZATION_REFUSED
+
+
+async def test_a_rack_enrolled_again_at_a_mixer_put_back_from_yesterday_gets_in_with_one_token(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    data, backup = tmp_path / "data", tmp_path / "backup"
+    async with running_mixer(cluster, data):
+        pass
+    shutil.copytree(data, backup)
+    async with running_mixer(cluster, data) as mixer:
+        await mixer.enroll(tmp_path / "rack", RACK)
+        for _ in range(3):
+            await mixer.redeem(tmp_path / "rack", await mixer.create_token(RACK))
+    shutil.rmtree(data)
+    shutil.copytree(backup, data)
+    async with running_mixer(cluster, data) as mixer:
+        before = held(tmp_path / "rack").passport.serial
+        await mixer.redeem(tmp_path / "rack", await mixer.create_token(RACK))
+        assert held(tmp_path / "rack").passport.serial > before
+        async with BusClient(rack_options(held(tmp_path / "rack"))) as bus:
+            await bus.wait_connected(10)
 
 
 async def _has_deny_list(directory: Path) -> bool:

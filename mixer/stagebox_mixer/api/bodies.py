@@ -39,6 +39,7 @@ class EnrollRequest(_Body):
     csr: str = Field(max_length=8192)
     machine_id: int = Field(ge=1, lt=1 << 64)
     rack: str | None = Field(default=None, max_length=SHARED.max_name_chars)
+    passport: str = Field(default="", max_length=2 * SHARED.max_passport_bytes, repr=False)
 
 
 class StepRequest(_Body):

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from stagebox import passport as passports
 from stagebox.certificates import root_pin
 from stagebox.control.denylist import DenyList
 from stagebox.control.fields import DIGEST_BYTES
+from stagebox.errors import PassportError
 from stagebox.identity import DEFAULT_TENANT, RackId, check_name
 from stagebox.passport import PassportStatus
 from stagebox_keys.ca import csr_key, parse_csr
@@ -132,9 +134,19 @@ class EnrollmentService:
         return await self._tokens.revoke(token_id, actor=actor)
 
     async def enroll(
-        self, *, token: str, csr_pem: bytes, machine_id: int, expected_rack: str | None, host: str
+        self,
+        *,
+        token: str,
+        csr_pem: bytes,
+        machine_id: int,
+        expected_rack: str | None,
+        host: str,
+        held: bytes = b"",
     ) -> EnrollmentAnswer:
-        """Redeem ``token`` for the key in ``csr_pem``.
+        """Redeem ``token`` for the key in ``csr_pem``; ``held`` is the passport the rack has, if any.
+
+        A held passport of this rack that is newer than the registry shows that the registry is an older copy: the
+        new one gets a higher serial than that, or the rack would refuse it.
 
         Raises:
             EnrollmentRefused: the token does not allow it, or the rack is denied (audited).
@@ -153,7 +165,7 @@ class EnrollmentService:
                 )
             else:
                 allowed = await self._redeem(token, bans, rack_public, machine_id, expected_rack)
-            return await self._register(csr, bans, rack_public, machine_id, allowed, host)
+            return await self._register(csr, bans, rack_public, machine_id, allowed, host, held)
         except EnrollmentRefused as refusal:
             self._audit.refused(
                 Row(host, "enroll", expected_rack or "unknown", "refused", refusal.code, {"host": host})
@@ -206,9 +218,11 @@ class EnrollmentService:
         machine_id: int,
         allowed: _Allowed,
         host: str,
+        held: bytes,
     ) -> EnrollmentAnswer:
         now_ns = self._clock()
         rack = RackId(self._keys.cluster.name, allowed.tenant, allowed.rack)
+        floor = self._serial_of(held, rack)
         certificate = self._issuer.certify(csr, rack, now_ns=now_ns)
         candidate = Candidate(rack.name, rack.tenant, machine_id, rack_public, certificate)
         request = self._entropy(DIGEST_BYTES)
@@ -221,13 +235,26 @@ class EnrollmentService:
                 _check_not_denied(bans, rack.name, machine_id, entry)
             after, issue = machine.enroll(
                 entry, candidate, auto_approve=self._auto_approve, request=request,
-                secret_of=self._issuer.secret_of, terms=self._terms, now_ns=now_ns,
+                secret_of=self._issuer.secret_of, terms=self._terms, now_ns=now_ns, floor=floor,
             )  # fmt: skip
             issues[:] = [issue]
-            return Change(after, Row(host, "enroll", rack.name, "ok", allowed.reason, _facts(entry, issue)))
+            facts = _facts(entry, issue)
+            if floor > (entry.highest_serial if entry is not None else 0):
+                facts["held"] = floor
+            return Change(after, Row(host, "enroll", rack.name, "ok", allowed.reason, facts))
 
         entry = await self._racks.change(rack.name, decide)
         return self._answer(entry, issues[0], certificate.der)
+
+    def _serial_of(self, held: bytes, rack: RackId) -> int:
+        """Return the serial of a held passport, 0 if it is none that this cluster signed for this rack."""
+        if not held:
+            return 0
+        try:
+            passport = passports.verify(held, self._keys.authority.public)
+        except PassportError:
+            return 0
+        return passport.serial if passport.rack_id == rack else 0
 
     def _answer(self, entry: RackEntry, issue: PendingIssue, leaf_der: bytes) -> EnrollmentAnswer:
         return EnrollmentAnswer(

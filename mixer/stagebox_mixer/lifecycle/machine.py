@@ -86,15 +86,17 @@ def enroll(
     secret_of: SecretOf,
     terms: Terms,
     now_ns: int,
+    floor: int = 0,
 ) -> tuple[RackEntry, PendingIssue]:
-    """Register ``candidate`` and return the new entry with what to issue.
+    """Register ``candidate`` and return the new entry with what to issue, a passport with a serial above ``floor``.
 
     The key that is registered already gets a waiting issue, so its identity holds if the reply is lost; another
     key takes the place of the old one at once.
     """
     status = _enrolled_status(entry, candidate.rack_public, auto_approve)
     if entry is not None and is_same(entry, candidate):
-        waiting = replace(entry, status=status, enrolled_at=now_ns)
+        last = max(entry.highest_serial, floor)
+        waiting = replace(entry, status=status, enrolled_at=now_ns, last_serial=last)
         made = make_issue(
             waiting, candidate.rack_public, candidate.certificate, request, secret_of, terms, now_ns
         )
@@ -110,7 +112,7 @@ def enroll(
         certificate="",
         certificate_not_after=0,
         enrolled_at=now_ns,
-        last_serial=entry.highest_serial if entry is not None else 0,
+        last_serial=max(floor, entry.highest_serial if entry is not None else 0),
         command_seq=entry.command_seq if entry is not None else 0,
         earlier_keys=earlier_keys(entry, candidate.rack_public) if entry is not None else (),
         extra=entry.extra if entry is not None else {},

@@ -188,5 +188,5 @@ def _check_pace(entry: RackEntry, terms: Terms, now_ns: int) -> None:
         raise LifecycleRefused(
             "too_soon",
             f"rack {entry.name!r} renewed less than {terms.renew_min_interval_s:g} s ago",
-            "it tries again by itself",
+            "wait that long; a running rack tries again by itself",
         )

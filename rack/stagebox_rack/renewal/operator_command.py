@@ -58,8 +58,8 @@ async def _run_in(directory: Path, argv: Sequence[str], identity: RackIdentity, 
     request.write_bytes(build_csr(private, "stagebox-rack"))
     environment = _environment(
         os.environ,
-        STAGEBOX_RENEW_CSR=str(request),
-        STAGEBOX_RENEW_OUT=str(out),
+        STAGEBOX_RENEW_CSR=str(request.absolute()),
+        STAGEBOX_RENEW_OUT=str(out.absolute()),
         STAGEBOX_RENEW_URI=identity.passport.rack_id.uri,
         STAGEBOX_RENEW_NOT_AFTER=identity.chain[0].not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
     )

@@ -46,13 +46,17 @@ def mixer_api(
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask on a terminal; scripts, which have none, are taken at their word.
+    """Ask on a terminal; a script, which has none, must say ``--yes``.
 
     Raises:
-        typer.Exit: the answer was no.
+        InputError: there is nobody to ask. typer.Exit: the answer was no.
     """
-    if yes or not sys.stdin.isatty():
+    from stagebox.errors import InputError
+
+    if yes:
         return
+    if not sys.stdin.isatty():
+        raise InputError("this needs a confirmation, and there is no terminal to ask on", remedy="say --yes")
     # Standard output is for the answer alone.
     typer.echo(f"{question} [y/N] ", nl=False, err=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
@@ -75,6 +79,7 @@ def machine_id(text: str) -> int:
     if not 0 < value < 1 << 64:
         raise InputError(
             f"--machine-id {text!r} is not a machine id",
-            remedy="write the 16 hexadecimal digits that `stagebox admin racks show` or `admin enroll` shows",
+            remedy="write the 16 hexadecimal digits that `stagebox rack machine-id` prints on that machine, "
+            "or `stagebox admin racks show` of a registered rack",
         )
     return value

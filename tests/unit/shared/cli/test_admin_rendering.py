@@ -144,8 +144,10 @@ def test_yes_goes_on_and_the_question_does_not_mix_with_the_output(
     assert "Remove rack a? [y/N]" in output.err
 
 
-def test_a_script_is_taken_at_its_word(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_script_must_say_yes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     with (tmp_path / "empty").open() as nothing:
         monkeypatch.setattr("sys.stdin", nothing)
-        calls.confirm("Remove rack a?", yes=False)
+        with pytest.raises(InputError, match="no terminal"):
+            calls.confirm("Remove rack a?", yes=False)
+        calls.confirm("Remove rack a?", yes=True)
