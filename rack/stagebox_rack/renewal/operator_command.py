@@ -158,7 +158,19 @@ async def _end_group(process: asyncio.subprocess.Process) -> None:
                     await process.wait()
     finally:
         _signal_group(process, signal.SIGKILL)  # also when we are told to hurry meanwhile
-    await process.wait()
+        await _reap(process)
+
+
+async def _reap(process: asyncio.subprocess.Process) -> None:
+    """Wait for a killed process whatever comes in between: it is a moment, and left alone it would be a zombie."""
+    waiting, hurried = asyncio.ensure_future(process.wait()), False
+    while not waiting.done():
+        try:
+            await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            hurried = True
+    if hurried:
+        raise asyncio.CancelledError
 
 
 def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
