@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -18,6 +19,9 @@ from stagebox.cli.admin.calls import (
 from stagebox.cli.admin.rendering import echo_json, echo_lines, rack_lines
 from stagebox.cli.options import ConfigOption, JsonOption
 
+if TYPE_CHECKING:
+    from stagebox.cli.mixer_api import MixerApi
+
 app = typer.Typer()
 
 _EXAMPLES = """
@@ -27,64 +31,49 @@ stagebox admin racks {command} --identity ops
 """
 
 
-@app.command("approve", epilog=_EXAMPLES.format(command="approve stage-left"))
-def approve(
-    ctx: typer.Context,
-    name: RackArgument,
-    reason: ReasonOption = "",
-    mixer: MixerOption = None,
-    identity: IdentityOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+def _step(
+    command: str, example: str, text: str, take: Callable[[MixerApi, str, str], dict[str, Any]]
 ) -> None:
-    """Let a pending rack in; it begins to capture by itself."""
-    with mixer_api(ctx, mixer, identity, config) as api:
-        _echo(api.approve(name, reason), as_json)
+    """Add one command that changes a rack's standing and shows the rack as it is then."""
+
+    @app.command(command, help=text, epilog=_EXAMPLES.format(command=f"{command} {example}"))
+    def step(
+        ctx: typer.Context,
+        name: RackArgument,
+        reason: ReasonOption = "",
+        mixer: MixerOption = None,
+        identity: IdentityOption = None,
+        config: ConfigOption = None,
+        as_json: JsonOption = False,
+    ) -> None:
+        with mixer_api(ctx, mixer, identity, config) as api:
+            _echo(take(api, name, reason), as_json)
 
 
-@app.command("suspend", epilog=_EXAMPLES.format(command='suspend stage-left --reason "moved to the store"'))
-def suspend(
-    ctx: typer.Context,
-    name: RackArgument,
-    reason: ReasonOption = "",
-    mixer: MixerOption = None,
-    identity: IdentityOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Let a rack stay connected and do nothing: it stops capturing at once and takes commands only."""
-    with mixer_api(ctx, mixer, identity, config) as api:
-        _echo(api.suspend(name, reason), as_json)
-
-
-@app.command("activate", epilog=_EXAMPLES.format(command='activate stage-left --reason "back on stage"'))
-def activate(
-    ctx: typer.Context,
-    name: RackArgument,
-    reason: ReasonOption = "",
-    mixer: MixerOption = None,
-    identity: IdentityOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """End a rack's suspension."""
-    with mixer_api(ctx, mixer, identity, config) as api:
-        _echo(api.activate(name, reason), as_json)
-
-
-@app.command("rotate-secret", epilog=_EXAMPLES.format(command="rotate-secret stage-left"))
-def rotate_secret(
-    ctx: typer.Context,
-    name: RackArgument,
-    reason: ReasonOption = "",
-    mixer: MixerOption = None,
-    identity: IdentityOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Give a rack a new passport secret; the old one holds until the rack has connected with the new one."""
-    with mixer_api(ctx, mixer, identity, config) as api:
-        _echo(api.rotate_secret(name, reason), as_json)
+_step(
+    "approve",
+    "stage-left",
+    "Let a pending rack in; it begins to capture by itself.",
+    lambda api, name, reason: api.approve(name, reason),
+)
+_step(
+    "suspend",
+    'stage-left --reason "moved to the store"',
+    "Let a rack stay connected and do nothing: it stops capturing at once and takes commands only.",
+    lambda api, name, reason: api.suspend(name, reason),
+)
+_step(
+    "activate",
+    'stage-left --reason "back on stage"',
+    "End a rack's suspension.",
+    lambda api, name, reason: api.activate(name, reason),
+)
+_step(
+    "rotate-secret",
+    "stage-left",
+    "Give a rack a new passport secret; the old one holds until the rack has connected with the new one.",
+    lambda api, name, reason: api.rotate_secret(name, reason),
+)
 
 
 @app.command("remove", epilog=_EXAMPLES.format(command='remove stage-left --reason "sold"'))
