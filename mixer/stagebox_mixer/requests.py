@@ -138,6 +138,7 @@ class RequestDesk:
             self.failed += 1
             log.warning("request_failed", rack=rack, subject=message.subject, error=error.message)
         except Exception as error:
+            # One bad request must not end the desk that answers all others; the rack asks again.
             self.failed += 1
             log.error("request_error", rack=rack, subject=message.subject, error=repr(error))
         finally:

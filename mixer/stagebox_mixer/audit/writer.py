@@ -156,6 +156,7 @@ class ChainWriter:
                 except (StageboxError, OSError) as error:
                     _fail(rows, error)
         except BaseException as error:
+            # Whatever ends the writer, everybody who waits for a row must hear that it is not written.
             rows += self._waiting
             self._waiting.clear()
             _fail(rows, error)

@@ -67,6 +67,7 @@ class PassportDelivery:
                 if name not in self._again:
                     return
         except Exception as error:
+            # A background task nobody awaits: the rack gets its passport at its next report.
             log.error("passport_delivery_failed", rack=name, error=repr(error))
         finally:
             self._again.discard(name)
