@@ -22,7 +22,6 @@ class Via(enum.StrEnum):
 
     SNAKE = "snake"
     HTTPS = "https"
-    OPERATOR = "operator"
 
 
 @dataclass(frozen=True)
