@@ -106,7 +106,7 @@ def plain_line(view: RackView) -> str:
     return (
         f"{view.rack.name}: {level}; meter {meter.received} received {meter.verified} verified "
         f"{len(meter.pending)} pending {meter.unproved} bad; audio {audio.received} received "
-        f"{audio.verified} verified; journal {_journal(view.rack, 'records')} records, "
+        f"{audio.verified} verified; journal {_journal(view.rack, 'records')} records at its last status, "
         f"mixer committed {_known(view.committed)}"
     )
 
