@@ -16,9 +16,9 @@ import cbor2
 from stagebox.errors import DecodeError
 from stagebox.limits import LIMITS
 
-# RFC 8746 float32 LE. Any other tag would be turned into objects (dates, regular expressions, reference cycles)
+# RFC 8746 int8, int16 LE, float32 LE. Any other tag would be turned into objects (dates, regular expressions, cycles)
 # by the decoder; none of our formats needs that.
-_KNOWN_TAGS = frozenset({85})
+_KNOWN_TAGS = frozenset({72, 77, 85})
 
 
 def encode(value: Any) -> bytes:

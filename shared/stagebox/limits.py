@@ -22,6 +22,7 @@ class SharedLimits:
     max_audit_row_bytes: int = 16 << 10
     max_name_chars: int = 63
     max_channels: int = 64
+    max_programmes: int = 16  # of one source: with 64 channels a meter frame still fits 1.5 KiB
     max_streams_per_checkpoint: int = 256
     max_digests_per_stream: int = 4096
     max_chain_certificates: int = 3

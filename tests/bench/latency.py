@@ -16,11 +16,12 @@ from bench.table import Row, median, quantile
 from stagebox import subjects
 from stagebox.bus import BusClient
 from stagebox.certificates import to_der
-from stagebox.records.meter import MeterFrame, levels
+from stagebox.records.meter import MeterFrame
 from stagebox.subscriber import RecordStream
 from stagebox.subscriber.stream import Verify
 from stagebox_rack.checkpointing import CheckpointBuilder
 from stagebox_rack.state import RackIdentity
+from support.frames import meter_frame
 
 RATE_HZ = 70  # 20 meter frames and 50 Opus packets a second
 SECONDS = 10
@@ -29,10 +30,7 @@ _MS = 1e3
 
 
 def _frame(seq: int, boot: bytes) -> bytes:
-    pair = levels([-23.0, -23.0])
-    return MeterFrame(
-        seq, boot, time.time_ns(), seq * 2400, 2400, 48000, pair, pair, pair, pair, -23.0
-    ).encode()
+    return meter_frame(seq, boot, time_ns=time.time_ns(), start=seq * 2400).encode()
 
 
 async def _raw(place: Stage, identity: RackIdentity) -> list[float]:

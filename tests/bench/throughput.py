@@ -16,10 +16,10 @@ from bench.table import Row
 from stagebox import subjects
 from stagebox.bus import BusMessage
 from stagebox.certificates import to_der
-from stagebox.records.meter import MeterFrame, levels
 from stagebox.subscriber import Record, RecordStream
 from stagebox_rack.checkpointing import CheckpointBuilder
 from stagebox_rack.state import RackIdentity
+from support.frames import meter_frame
 
 MESSAGES = 30_000
 CHUNK = 500
@@ -27,11 +27,7 @@ SUBJECT = subjects.meter("bench", "main")
 
 
 def _frames(boot: bytes) -> list[bytes]:
-    pair = levels([-23.0, -23.0])
-    return [
-        MeterFrame(seq, boot, 1, seq, 2400, 48000, pair, pair, pair, pair, -23.0).encode()
-        for seq in range(1, MESSAGES + 1)
-    ]
+    return [meter_frame(seq, boot, start=seq).encode() for seq in range(1, MESSAGES + 1)]
 
 
 async def _raw(place: Stage, identity: RackIdentity) -> float:

@@ -18,8 +18,8 @@ import pytest
 import support
 from stagebox import subjects
 from stagebox.identity import Role
-from stagebox.records.meter import MeterFrame, levels
 from support.cluster import Cluster, RunningMixer, make_cluster
+from support.frames import meter_frame
 from support.rackside import connected, rack_options
 
 RACK = "stage-left"
@@ -28,10 +28,8 @@ SUPPORT = Path(next(iter(support.__path__)))
 
 
 def frame(seq: int) -> bytes:
-    one = levels([-18.5, -20.25])
-    return MeterFrame(
-        seq, BOOT, 1_700_000_000_000_000_000, 0, 2400, 48_000, one, one, one, one, -21.0
-    ).encode()
+    time_ns = 1_700_000_000_000_000_000
+    return meter_frame(seq, BOOT, time_ns=time_ns, peak=-18.5).encode()
 
 
 async def heard_by(

@@ -11,7 +11,7 @@ from nacl.signing import SigningKey
 
 from stagebox.records.checkpoint import FIRST_PREVIOUS, Checkpoint, StreamDigests, payload_hash
 from stagebox.records.digest import record_digest
-from stagebox.records.meter import MeterFrame, levels
+from support.frames import meter_frame
 from support.natsd import Authority
 
 
@@ -44,9 +44,8 @@ class SigningRack:
 
     def frame(self, seq: int, peak: float = -20.0) -> bytes:
         """Encode a frame with a number of the caller's, for which nothing is noted."""
-        one = levels([peak, peak])
-        return MeterFrame(
-            seq, self.boot, 1_000 + seq, seq * 960, 960, 48_000, one, one, one, one, peak
+        return meter_frame(
+            seq, self.boot, time_ns=1_000 + seq, start=seq * 960, frames=960, peak=peak, momentary=peak
         ).encode()
 
     def meter(self, source: str = "main", peak: float = -20.0) -> tuple[str, bytes]:

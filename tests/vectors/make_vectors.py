@@ -25,6 +25,8 @@ from vectors.plain import (
     T0,
     Ca,
     Float32s,
+    Int8s,
+    Int16s,
     Map,
     cbor,
     envelope,
@@ -202,12 +204,18 @@ def live_records() -> list[tuple[str, str, Map]]:
     """(kind, subject, fields) of one record of each kind, and a second meter frame."""
     common = {"v": 1, "seq": 1, "boot": BOOT, "t": T0}
     base = "rack.stage-left"
+    # Hundredths of a dB, LU or LUFS; -32768 and -128 stand for "no value".
     meter = {
-        "start": 0, "n": 2400, "rate": 48_000, "peak": Float32s((-20.0, -6.5)),
-        "rms": Float32s((-23.25, -9.5)), "tp": Float32s((-19.75, -6.25)),
-        "m": Float32s((-23.5, -150.0)), "pm": -20.75,
+        "v": 2, "start": 0, "n": 2400, "rate": 48_000, "peak": Int16s((-2000, -650)), "hold": Int16s((-1800, 0)),
+        "tp": Int16s((-1975, -625)), "rms": Int16s((-2325, -950)), "p1": Int16s((-2050, -700)),
+        "p2": Int16s((-2075, -725)), "vu": Int16s((-2100, -900)), "m": Int16s((-2350, -15000)),
+        "flags": bytes((0, 3)), "corr": Int8s((-100,)),
+        "prog": Int16s((-2075, -2150, -2300, -32768, -2000, -2125, -625)),
     }  # fmt: skip
-    later = {"seq": 2, "t": T0 + 50_000_000, "start": 2400, "pm": -20.7001953125, "later-field": "kept"}
+    later = {
+        "seq": 2, "t": T0 + 50_000_000, "start": 2400, "corr": Int8s((-128,)), "later-field": "kept",
+        "prog": Int16s((-2070, -2150, -2300, 512, -2000, -2125, -625, *(-2300,) * 7)),
+    }  # fmt: skip
     audio = {"start": 0, "n": 960, "rate": 48_000, "ch": 2, "codec": "opus", "data": bytes.fromhex("fcfffe")}
     return [
         ("meter", f"{base}.meter.main", {**common, **meter}),
@@ -219,6 +227,15 @@ def live_records() -> list[tuple[str, str, Map]]:
     ]
 
 
+def earlier_meter() -> Map:
+    """A meter frame of version 1, which racks of the first release made."""
+    return {
+        "v": 1, "seq": 1, "boot": BOOT, "t": T0, "start": 0, "n": 2400, "rate": 48_000,
+        "peak": Float32s((-20.0, -6.5)), "rms": Float32s((-23.25, -9.5)), "tp": Float32s((-19.75, -6.25)),
+        "m": Float32s((-23.5, -150.0)), "pm": -20.75,
+    }  # fmt: skip
+
+
 def record_vectors() -> Map:
     """Live records with their digests, and records that must not decode."""
     records = live_records()
@@ -226,16 +243,27 @@ def record_vectors() -> Map:
     data = cbor(meter)
     refused = {
         "meter": {
-            "unknown version": cbor({**meter, "v": 2}),
+            "unknown version": cbor({**meter, "v": 3}),
+            "version 1 with the arrays of version 2": cbor({**meter, "v": 1}),
+            "version 2 with the arrays of version 1": cbor({**earlier_meter(), "v": 2}),
             "no sequence number": cbor(without(meter, "seq")),
             "boot id of 15 bytes": cbor({**meter, "boot": BOOT[:-1]}),
             "negative time": cbor({**meter, "t": -1}),
-            "arrays of different lengths": cbor({**meter, "rms": Float32s((-1.0,))}),
-            "no channel at all": cbor({**meter, **dict.fromkeys(("peak", "rms", "tp", "m"), Float32s())}),
-            "levels without the tag": cbor({**meter, "peak": bytes(8)}),
-            "levels of another tag": data.replace(b"\xd8\x55", b"\xd8\x51", 1),
-            "seven bytes of levels": cbor({**meter, "peak": 0}).replace(
-                cbor("peak") + b"\0", cbor("peak") + b"\xd8\x55" + cbor(bytes(7))
+            "arrays of different lengths": cbor({**meter, "rms": Int16s((-100,))}),
+            "flags of three channels": cbor({**meter, "flags": bytes(3)}),
+            "six values of a programme": cbor({**meter, "prog": Int16s((0,) * 6)}),
+            "seventeen programmes": cbor({**meter, "prog": Int16s((0,) * 119)}),
+            "no channel at all": cbor(
+                {
+                    **meter,
+                    "flags": b"",
+                    **dict.fromkeys(("peak", "hold", "tp", "rms", "p1", "p2", "vu", "m"), Int16s()),
+                }
+            ),
+            "levels without the tag": cbor({**meter, "peak": bytes(4)}),
+            "levels of another tag": data.replace(b"\xd8\x4d", b"\xd8\x49", 1),
+            "three bytes of levels": cbor({**meter, "peak": 0}).replace(
+                cbor("peak") + b"\0", cbor("peak") + b"\xd8\x4d" + cbor(bytes(3))
             ),
             "truncated": data[:-1],
             "one byte follows": data + b"\0",
@@ -254,6 +282,7 @@ def record_vectors() -> Map:
              "digest": digest(subject, cbor(fields))}
             for kind, subject, fields in records
         ],
+        "earlier": [{"kind": "meter", "fields": earlier_meter(), "record": cbor(earlier_meter())}],
         "refused": [
             {"kind": kind, "reason": reason, "record": record}
             for kind, table in refused.items()

@@ -1,6 +1,6 @@
 """The bases of the vectors, written from the RFCs and docs/reference/ without a line of Stagebox.
 
-Deterministic CBOR (RFC 8949 §4.2.1, RFC 8746 tag 85) and certificates (RFC 5280) that come out the same every
+Deterministic CBOR (RFC 8949 §4.2.1, RFC 8746 tags 72, 77, 85) and certificates (RFC 5280) that come out the same every
 time: serial numbers are counted and ECDSA is deterministic (RFC 6979). The keys in here protect nothing.
 """
 
@@ -32,6 +32,14 @@ Map = dict[str, Any]
 
 class Float32s(tuple[float, ...]):
     """A typed array: tag 85, little-endian binary32."""
+
+
+class Int16s(tuple[int, ...]):
+    """A typed array: tag 77, little-endian two's complement of 16 bits."""
+
+
+class Int8s(tuple[int, ...]):
+    """A typed array: tag 72, two's complement of 8 bits."""
 
 
 def head(major: int, argument: int) -> bytes:
@@ -73,6 +81,10 @@ def cbor(value: Any) -> bytes:
             return head(3, len(value.encode())) + value.encode()
         case Float32s():
             return head(6, 85) + cbor(struct.pack(f"<{len(value)}f", *value))
+        case Int16s():
+            return head(6, 77) + cbor(struct.pack(f"<{len(value)}h", *value))
+        case Int8s():
+            return head(6, 72) + cbor(struct.pack(f"<{len(value)}b", *value))
         case list():
             return head(4, len(value)) + b"".join(cbor(item) for item in value)
         case dict():

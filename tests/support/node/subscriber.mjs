@@ -15,12 +15,13 @@ const tls = {
   minVersion: "TLSv1.3",
 };
 
-// RFC 8746, tag 85: a typed array of float32, little-endian.
+// RFC 8746: typed arrays of int16, little-endian (tag 77), and of int8 (tag 72); hundredths of a decibel.
 const tags = [];
-tags[85] = (bytes) => {
+tags[77] = (bytes) => {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  return Array.from({ length: bytes.byteLength / 4 }, (_, index) => view.getFloat32(index * 4, true));
+  return Array.from({ length: bytes.byteLength / 2 }, (_, index) => view.getInt16(index * 2, true) / 100);
 };
+tags[72] = (bytes) => Array.from(new Int8Array(bytes), (value) => value / 100);
 
 const bus = await wsconnect({
   servers: url,

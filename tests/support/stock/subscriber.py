@@ -15,13 +15,13 @@ import cbor2
 import nats
 
 
-def floats(tag: cbor2.CBORTag) -> list[float]:
-    """Return a typed array of float32, little-endian (RFC 8746, tag 85)."""
-    assert tag.tag == 85, tag
-    values = array.array("f", tag.value)
+def decibels(tag: cbor2.CBORTag) -> list[float]:
+    """Return a typed array of hundredths in int16, little-endian (RFC 8746, tag 77)."""
+    assert tag.tag == 77, tag
+    values = array.array("h", tag.value)
     if sys.byteorder == "big":
         values.byteswap()
-    return list(values)
+    return [value / 100 for value in values]
 
 
 async def main(url: str, identity: str, pattern: str) -> None:
@@ -39,7 +39,7 @@ async def main(url: str, identity: str, pattern: str) -> None:
         "seq": record["seq"],
         "frames": record["n"],
         "rate": record["rate"],
-        "peak": floats(record["peak"]),
+        "peak": decibels(record["peak"]),
         "boot": record["boot"].hex(),
     }
     print(json.dumps(shown), flush=True)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import math
 from array import array
 from typing import Any
 
@@ -15,13 +17,14 @@ from stagebox.limits import LIMITS
 from stagebox.records.audio import AudioPacket
 from stagebox.records.digest import record_digest
 from stagebox.records.event import Event
-from stagebox.records.meter import METER_FLOOR_DB, MeterFrame, levels
+from stagebox.records.meter import CHANNEL_KEYS, METER_FLOOR_DB, MeterFrame, ProgrammeLevels, levels
 from stagebox.records.status import Status
+from support.frames import meter_frame
 
 Record = MeterFrame | AudioPacket | Status | Event
 BOOT = bytes(range(16))
 UINT64, UINT32 = st.integers(0, (1 << 64) - 1), st.integers(0, (1 << 32) - 1)
-LEVEL = st.floats(METER_FLOOR_DB, 12.0, width=32)
+HUNDREDTHS = st.integers(round(METER_FLOOR_DB * 100), 1_200).map(lambda value: value / 100)
 JSON_LIKE = st.recursive(
     st.none()
     | st.booleans()
@@ -40,12 +43,19 @@ EXTRA = st.dictionaries(st.text(max_size=8).map(lambda key: f"x-{key}"), JSON_LI
 @st.composite
 def meters(draw: st.DrawFn) -> MeterFrame:
     channels = draw(st.integers(1, LIMITS.max_channels))
-    peak, rms, true_peak, momentary = (
-        levels(draw(st.lists(LEVEL, min_size=channels, max_size=channels))) for _ in range(4)
-    )
+
+    def array_of(count: int, values: st.SearchStrategy[float] = HUNDREDTHS) -> array[float]:
+        return levels(draw(st.lists(values, min_size=count, max_size=count)))
+
+    def programme() -> ProgrammeLevels:
+        return ProgrammeLevels(*array_of(len(dataclasses.fields(ProgrammeLevels))))
+
+    arrays = {name: array_of(channels) for name in CHANNEL_KEYS}
     return MeterFrame(
         draw(UINT64), draw(st.binary(min_size=16, max_size=16)), draw(UINT64), draw(UINT64), draw(UINT32),
-        draw(UINT32), peak, rms, true_peak, momentary, draw(LEVEL), draw(EXTRA),
+        draw(UINT32), **arrays, flags=draw(st.binary(min_size=channels, max_size=channels)),
+        correlation=array_of(channels // 2, st.integers(-100, 100).map(lambda value: value / 100)),
+        programmes=tuple(programme() for _ in range(draw(st.integers(0, 3)))), extra=draw(EXTRA),
     )  # fmt: skip
 
 
@@ -58,9 +68,8 @@ RECORDS: st.SearchStrategy[Record] = (
     | st.builds(Status, *HEADER, st.text(max_size=10), TABLE, EXTRA)
     | st.builds(Event, *HEADER, st.text(max_size=20), TABLE, EXTRA)
 )
-ONE = levels([-20.0, -6.0])
 SAMPLES: list[Record] = [
-    MeterFrame(1, BOOT, 2, 3, 2400, 48_000, ONE, ONE, ONE, ONE, -21.5),
+    meter_frame(1, BOOT, time_ns=2, start=3),
     AudioPacket(1, BOOT, 2, 3, 960, 48_000, 2, b"opus"),
     Status(1, BOOT, 2, "running", {"uptime_s": 1.5}),
     Event(1, BOOT, 2, "gap", {"frames": 480}),
@@ -90,7 +99,7 @@ def test_unknown_fields_are_kept(record: Record) -> None:
 
 
 @pytest.mark.parametrize("record", SAMPLES, ids=lambda record: type(record).__name__)
-@pytest.mark.parametrize("version", [0, 2, "1", True, None])
+@pytest.mark.parametrize("version", [0, 3, "1", True, None])
 def test_an_unknown_version_is_refused(record: Record, version: object) -> None:
     with pytest.raises(DecodeError, match=r"version|'v'"):
         type(record).decode(cbor.encode({**fields_of(record), "v": version}))
@@ -146,30 +155,56 @@ def test_an_oversized_record_is_refused() -> None:
         AudioPacket.decode(packet.encode())
 
 
-def test_levels_are_little_endian_binary32_in_an_rfc_8746_typed_array() -> None:
-    one = levels([-6.5])
-    frame = MeterFrame(1, BOOT, 2, 3, 2400, 48_000, one, one, one, one, -1.0)
-    assert bytes.fromhex("647065616b d85544 0000d0c0") in frame.encode()
+def test_levels_are_hundredths_in_an_rfc_8746_array_of_little_endian_int16() -> None:
+    frame = meter_frame(1, BOOT, channels=1, peak=-6.5)
+    assert bytes.fromhex("647065616b d84d42 76fd") in frame.encode()
 
 
-@pytest.mark.parametrize("tag", [80, 81, 82, 84, 86, 64])
+def test_what_has_no_value_is_not_a_level() -> None:
+    none = levels([math.nan, -20.0])
+    frame = dataclasses.replace(meter_frame(1, BOOT), ppm1=none, correlation=levels([math.nan]))
+    data = frame.encode()
+    found = MeterFrame.decode(data)
+    assert math.isnan(found.ppm1[0])
+    assert math.isnan(found.correlation[0])
+    assert found.ppm1[1] == pytest.approx(-20.0)
+    assert found.encode() == data
+
+
+@pytest.mark.parametrize("value", [1e9, -1e9, math.inf, -math.inf])
+def test_a_level_out_of_range_is_the_end_of_the_range_and_never_no_value(value: float) -> None:
+    found = MeterFrame.decode(dataclasses.replace(meter_frame(1, BOOT), vu=levels([value, 0.0])).encode())
+    assert found.vu[0] == pytest.approx(math.copysign(327.67, value))
+
+
+def test_64_channels_fit_a_frame_of_one_and_a_half_kibibytes() -> None:
+    frame = meter_frame((1 << 64) - 1, BOOT, time_ns=(1 << 64) - 1, start=(1 << 64) - 1, channels=64)
+    full = dataclasses.replace(frame, programmes=frame.programmes * LIMITS.max_programmes)
+    assert len(full.correlation) == 32
+    assert len(full.encode()) <= 1536
+
+
+@pytest.mark.parametrize("tag", [72, 76, 78, 85, 64])
 def test_an_array_of_another_layout_is_refused(tag: int) -> None:
-    with pytest.raises(DecodeError, match=r"float32|expected CBORTag"):
-        MeterFrame.decode(cbor.encode({**fields_of(SAMPLES[0]), "peak": CBORTag(tag, bytes(8))}))
+    with pytest.raises(DecodeError, match=r"tag 77|expected CBORTag"):
+        MeterFrame.decode(cbor.encode({**fields_of(SAMPLES[0]), "peak": CBORTag(tag, bytes(4))}))
 
 
-@pytest.mark.parametrize("name", ["peak", "rms", "tp", "m"])
-@pytest.mark.parametrize("size", [0, 4, 5, 12, 4 * 65])
+@pytest.mark.parametrize("name", list(CHANNEL_KEYS.values()))
+@pytest.mark.parametrize("size", [0, 2, 3, 6, 2 * 65])
 def test_arrays_of_another_number_of_channels_are_refused(name: str, size: int) -> None:
     with pytest.raises(DecodeError):
-        MeterFrame.decode(cbor.encode({**fields_of(SAMPLES[0]), name: CBORTag(85, bytes(size))}))
+        MeterFrame.decode(cbor.encode({**fields_of(SAMPLES[0]), name: CBORTag(77, bytes(size))}))
 
 
-def test_more_channels_than_allowed_are_refused() -> None:
-    many = array("f", [0.0] * (LIMITS.max_channels + 1))
-    frame = MeterFrame(1, BOOT, 2, 3, 2400, 48_000, many, many, many, many, 0.0)
+def test_more_channels_or_programmes_than_allowed_are_refused() -> None:
+    frame = meter_frame(1, BOOT, channels=LIMITS.max_channels + 1)
     with pytest.raises(DecodeError, match="65"):
         MeterFrame.decode(frame.encode())
+    one = meter_frame(1, BOOT)
+    many = dataclasses.replace(one, programmes=one.programmes * (LIMITS.max_programmes + 1))
+    with pytest.raises(DecodeError, match="programmes"):
+        MeterFrame.decode(many.encode())
 
 
 TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=20)

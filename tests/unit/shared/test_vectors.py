@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
+import math
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from stagebox.records.audio import AudioPacket
 from stagebox.records.checkpoint import Checkpoint, payload_hash
 from stagebox.records.digest import record_digest
 from stagebox.records.event import Event
-from stagebox.records.meter import MeterFrame
+from stagebox.records.meter import CHANNEL_KEYS, MeterFrame
 from stagebox.records.status import Status
 from stagebox.subscriber.limits import SubscriberLimits
 from stagebox.subscriber.trust import RackTrust
@@ -166,10 +168,12 @@ def test_a_record_decodes_and_encodes_to_the_same_bytes(vector: dict[str, Any]) 
             assert (record.start, record.frames, record.rate) == (
                 fields["start"], fields["n"], fields["rate"],
             )  # fmt: skip
-            assert [list(record.peak), list(record.rms), list(record.true_peak), list(record.momentary)] == [
-                fields["peak"], fields["rms"], fields["tp"], fields["m"],
-            ]  # fmt: skip
-            assert record.programme_momentary == fields["pm"]
+            for name, key in CHANNEL_KEYS.items():
+                assert hundredths(getattr(record, name)) == fields[key], key
+            assert record.flags.hex() == fields["flags"]
+            assert hundredths(record.correlation, none=-128) == fields["corr"]
+            values = [value for entry in record.programmes for value in dataclasses.astuple(entry)]
+            assert hundredths(values) == fields["prog"]
             assert record.extra == {key: fields[key] for key in ("later-field",) if key in fields}
         case AudioPacket():
             assert (record.start, record.frames, record.rate, record.channels, record.codec) == tuple(
@@ -180,6 +184,21 @@ def test_a_record_decodes_and_encodes_to_the_same_bytes(vector: dict[str, Any]) 
             assert (record.state, record.body) == (fields["state"], fields["body"])
         case Event():
             assert (record.name, record.detail) == (fields["event"], fields["detail"])
+
+
+def hundredths(values: Iterable[float], none: int = -32768) -> list[int]:
+    return [none if math.isnan(value) else round(value * 100) for value in values]
+
+
+def test_a_meter_frame_of_the_first_release_is_still_read() -> None:
+    [vector] = RECORDS["earlier"]
+    fields, frame = vector["fields"], MeterFrame.decode(bytes.fromhex(vector["record"]))
+    assert (frame.version, frame.seq, frame.start, frame.frames, frame.rate) == (1, 1, 0, 2400, 48_000)
+    assert [list(frame.peak), list(frame.rms), list(frame.true_peak), list(frame.momentary)] == [
+        fields["peak"], fields["rms"], fields["tp"], fields["m"],
+    ]  # fmt: skip
+    assert frame.programme_momentary == fields["pm"]
+    assert (len(frame.ppm1), len(frame.vu), frame.flags, len(frame.correlation)) == (0, 0, b"", 0)
 
 
 @pytest.mark.parametrize("vector", RECORDS["refused"], ids=by("reason"))

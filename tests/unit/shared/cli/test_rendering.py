@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from array import array
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,25 +13,13 @@ from stagebox.records.event import Event
 from stagebox.records.meter import MeterFrame
 from stagebox.subjects import Kind
 from stagebox.subscriber import Record, Verification
+from support.frames import meter_frame
 
 T0 = 1_700_000_000_123_456_789
 
 
 def frame(channels: int = 2, momentary: float = -23.0) -> MeterFrame:
-    levels = array("f", [-12.5] * channels)
-    return MeterFrame(
-        seq=7,
-        boot=bytes(16),
-        time_ns=T0,
-        start=0,
-        frames=2400,
-        rate=48000,
-        peak=levels,
-        rms=levels,
-        true_peak=levels,
-        momentary=levels,
-        programme_momentary=momentary,
-    )
+    return meter_frame(7, bytes(16), time_ns=T0, channels=channels, peak=-12.5, momentary=momentary)
 
 
 def record(value: MeterFrame | Event | Ack | None, kind: Kind = Kind.METER, reason: str = "") -> Record:
@@ -82,7 +69,7 @@ def test_json_holds_every_value() -> None:
 
 def test_a_level_that_is_no_number_is_null() -> None:
     for value in (math.nan, math.inf, -math.inf):
-        assert json.loads(as_json(record(frame(momentary=value))))["value"]["programme_momentary"] is None
+        assert json.loads(as_json(record(frame(momentary=value))))["value"]["programmes"][0]["momentary"] is None
 
 
 def test_an_unknown_kind_keeps_its_payload() -> None:
