@@ -9,7 +9,7 @@ import soundfile
 from scipy.signal import resample_poly
 
 from demo import render_programme
-from stagebox_rack.audio.meters import Meter
+from stagebox_rack.metering.meter import Meter
 
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning")
 

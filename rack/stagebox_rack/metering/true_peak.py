@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-from stagebox_rack.audio.scratch import Scratch
+from stagebox_rack.metering.scratch import Scratch
 
 Float32 = npt.NDArray[np.float32]
 

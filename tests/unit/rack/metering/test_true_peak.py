@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import firwin, lfilter
 
-from stagebox_rack.audio.true_peak import TruePeak
+from stagebox_rack.metering.true_peak import TruePeak
 
 RATES = (44_100, 48_000, 96_000)
 OFFSETS = (0, 1, 997, 1203)

@@ -27,3 +27,8 @@ class Scratch(Generic[Scalar]):
         if self._array.shape != shape:
             self._array = np.empty(shape, dtype=self._dtype)
         return self._array
+
+    @property
+    def last(self) -> npt.NDArray[Scalar]:
+        """The array as it was asked for last."""
+        return self._array
