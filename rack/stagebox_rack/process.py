@@ -13,7 +13,7 @@ from stagebox.systemd import Notifier
 from stagebox.tasks import end_tasks
 from stagebox_rack import state
 from stagebox_rack.app import Rack
-from stagebox_rack.audio.source_uri import parse_sources
+from stagebox_rack.audio_plans import bus_plans, source_plans
 from stagebox_rack.identity.store import IdentityStore, identity_store
 from stagebox_rack.limits import LIMITS
 from stagebox_rack.renewal.service import RenewalPolicy
@@ -48,7 +48,7 @@ async def run(settings: RackSettings, on_ready: Callable[[str], None]) -> None:
     watchdog = asyncio.create_task(notifier.watch(lambda: all(r.healthy() for r in running)), name="watchdog")
     try:
         # A wrong setting is said now, not after somebody drove out to enroll.
-        parse_sources(settings.sources)
+        bus_plans(settings, source_plans(settings))
         RenewalPolicy.of(settings)
         store = identity_store(settings)
         if settings.wait_for_enrollment and not state.has_passport(store.paths):

@@ -18,11 +18,11 @@ from stagebox import subjects
 from stagebox.errors import StageboxError
 from stagebox.records.audio import AudioPacket
 from stagebox.records.event import Event
-from stagebox.records.meter import MeterFrame
 from stagebox.records.status import Status
 from stagebox.subjects import Kind
 from stagebox_rack.audio.measurement import AudioItem, MeterMeasurement, OpusPacket, SourceEvent
 from stagebox_rack.checkpointing import CheckpointBuilder
+from stagebox_rack.meter_frames import encode_frame
 
 log = structlog.get_logger()
 
@@ -126,23 +126,10 @@ class Publisher:
     def _meter(self, item: MeterMeasurement) -> None:
         subject = subjects.meter(self._rack, item.source)
         seq = self._next(subject)
-        frame = MeterFrame(
-            seq=seq,
-            boot=self._boot,
-            time_ns=item.time_ns,
-            start=item.start,
-            frames=item.frames,
-            rate=item.rate,
-            peak=item.peak,
-            rms=item.rms,
-            true_peak=item.true_peak,
-            momentary=item.momentary,
-            programme_momentary=item.programme_momentary,
-        )
-        self._send(Kind.METER, subject, seq, frame.encode(), item.time_ns)
+        self._send(Kind.METER, subject, seq, encode_frame(item, seq=seq, boot=self._boot), item.time_ns)
 
     def _audio(self, item: OpusPacket) -> None:
-        subject = subjects.audio(self._rack, item.source)
+        subject = subjects.audio(self._rack, item.bus)
         seq = self._next(subject)
         packet = AudioPacket(
             seq=seq,

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import NoDecode
 
 from stagebox.config.section import CommaList, SectionSettings, UserPath
+from stagebox_rack.audio_settings import BusSettings, ChannelSettings, ConditionsSettings, ProgrammeSettings
 from stagebox_rack.limits import LIMITS
 
 
@@ -46,6 +47,32 @@ class RackSettings(SectionSettings):
             description="Opus bit rate of the monitor bus, kbit/s",
         ),
     ] = LIMITS.opus_bit_rate // 1000
+    channels: Annotated[
+        dict[str, tuple[ChannelSettings, ...]],
+        Field(description="channel map of each source: input, name, group, pan, gain_db, polarity"),
+    ] = {}  # noqa: RUF012 - settings are frozen
+    programmes: Annotated[
+        dict[str, dict[str, ProgrammeSettings]],
+        Field(description="channels of each source whose loudness is measured together"),
+    ] = {}  # noqa: RUF012 - settings are frozen
+    pairs: Annotated[
+        dict[str, tuple[tuple[str, str], ...]],
+        Field(description="stereo pairs of each source whose phase correlation is measured"),
+    ] = {}  # noqa: RUF012 - settings are frozen
+    conditions: Annotated[
+        dict[str, ConditionsSettings],
+        Field(description="when clip, silence, flatline, dc and hum are raised, for each source"),
+    ] = {}  # noqa: RUF012 - settings are frozen
+    buses: Annotated[
+        dict[str, BusSettings],
+        Field(description="monitor buses: source, channels, gains_db, pans, mode, kbit"),
+    ] = {}  # noqa: RUF012 - settings are frozen
+    meter_rate: Annotated[
+        int, Field(ge=1, le=LIMITS.meter_rate_max_hz, description="meter frames a second")
+    ] = LIMITS.meter_rate_hz
+    peak_hold: Annotated[float, Field(ge=0, le=60, description="seconds a sample peak is held")] = (
+        LIMITS.meter_hold
+    )
     checkpoint_interval: Annotated[
         float, Field(ge=0.02, le=60, description="seconds between signed checkpoints")
     ] = 1.0

@@ -1,8 +1,8 @@
 """The ``device:`` source: a PortAudio stream, watched, and reopened when it dies.
 
 Rules: PortAudio's callback copies and returns, it never waits, logs or raises; a stream that finishes,
-turns inactive or stops calling back is lost, is said to be lost, and is reopened by device name with
-back-off; the first block after that starts at the sample index the clock says, so what was not captured
+turns inactive or stops calling back is lost, is said to be lost, and is reopened by the device's stable identity
+with back-off; the first block after that starts at the sample index the clock says, so what was not captured
 is a gap and not a seam.
 """
 
@@ -25,18 +25,21 @@ from stagebox_rack.audio.capture import (
     frames_to_ns,
     ns_to_frames,
 )
-from stagebox_rack.audio.measurement import SourceState
+from stagebox_rack.audio.measurement import EventValue, SourceState
 from stagebox_rack.audio.portaudio import (
     STREAMS,
     InputDevice,
+    accepted_rates,
     choose_channels,
     choose_rate,
+    find_again,
     find_device,
     list_devices,
     load_portaudio,
     sample_format,
+    stream_format,
 )
-from stagebox_rack.audio.ring import BlockFlag, Ring
+from stagebox_rack.audio.ring import PACKED_24, BlockFlag, Ring
 from stagebox_rack.audio.source_uri import SETTING, DeviceSource
 from stagebox_rack.audio.stream_clock import StreamClock
 from stagebox_rack.limits import LIMITS
@@ -74,6 +77,7 @@ class DeviceCapture(Capture):
         self._first_block = True
         self._reopened = False
         self._callback_error = ""
+        self._identity = ""  # of the device, from the first time it was opened
 
     def open(self) -> StreamFormat:
         """Find and open the device.
@@ -85,7 +89,7 @@ class DeviceCapture(Capture):
         with STREAMS:
             device = find_device(self._spec, list_devices())
             channels = choose_channels(self._spec, device)
-            self._format = StreamFormat(choose_rate(self._spec, device, channels), channels)
+            self._format = stream_format(self._spec, choose_rate(self._spec, device, channels), channels)
             self._open_stream(device, self._format)
         self._stream_clock = StreamClock(self._format.rate)
         return self._format
@@ -123,6 +127,8 @@ class DeviceCapture(Capture):
         lasts = frames_to_ns(frames, format_.rate)
         seen_ns = now - max(0, self._age_ns(times) - lasts)
         flags = BlockFlag.NONE
+        if overflowed:
+            self.counters.xruns += 1
         if self._first_block:
             self._first_block = False
         elif overflowed or self._reopened:
@@ -130,7 +136,8 @@ class DeviceCapture(Capture):
             self._index += max(0, ns_to_frames(seen_ns - lasts - self._end_ns, format_.rate))
         self._reopened = False
         self._end_ns = self._stream_clock.observe(self._index + frames, seen_ns)
-        ring.write(samples, self._index, self._clock.wall_of(self._end_ns - lasts), flags)
+        time_ns, stepped = self._date(self._end_ns - lasts, self._index)
+        ring.write(samples, self._index, time_ns, flags | stepped)
         self._index += frames
         self._last_call_ns = now
 
@@ -144,6 +151,9 @@ class DeviceCapture(Capture):
 
     def _callback(self, samples: Any, frames: int, times: Any, status: Any) -> None:
         try:
+            if self._spec.format == "s24":
+                packed = np.frombuffer(samples, dtype=PACKED_24)
+                samples = packed.reshape(frames, -1, 3)
             self.on_block(samples, frames, times, bool(status.input_overflow))
         except Exception as error:
             # PortAudio's thread would only print it; the watching thread reports it as the reason of the loss.
@@ -152,8 +162,10 @@ class DeviceCapture(Capture):
 
     def _open_stream(self, device: InputDevice, format_: StreamFormat) -> None:
         sounddevice = load_portaudio()
+        # numpy has no 24-bit type: packed samples come as bytes.
+        kind = sounddevice.RawInputStream if self._spec.format == "s24" else sounddevice.InputStream
         try:
-            self._stream = sounddevice.InputStream(
+            self._stream = kind(
                 device=device.index,
                 channels=format_.channels,
                 samplerate=format_.rate,
@@ -163,12 +175,24 @@ class DeviceCapture(Capture):
                 finished_callback=self._wake.set,
             )
         except sounddevice.PortAudioError as error:
-            raise CaptureError(
-                f"{SETTING} {self.name}: {device.name!r} does not open with {format_.channels} channels at"
-                f" {format_.rate} Hz as {self._spec.format}: {error}",
-                remedy="set ?channels=, &rate= or &format= to what the device supports, or free the device",
-            ) from error
-        STREAMS.opened()
+            raise self._refused(device, format_, error) from error
+        self._identity = device.identity
+        STREAMS.opened(self.name, self._identity)
+
+    def _refused(self, device: InputDevice, format_: StreamFormat, error: Exception) -> CaptureError:
+        other = STREAMS.holder(device.identity, self.name)
+        if other is not None:
+            return CaptureError(
+                f"{SETTING} {self.name}: {device.name!r} is in use by the source {other!r} and does not open twice",
+                remedy=f"capture it once, as {other!r} with ?channels=, and name its channels in rack.channels.{other}",
+            )
+        rates = accepted_rates(self._spec, device, format_.channels)
+        takes = f"it takes {', '.join(map(str, rates))} Hz; " if rates and format_.rate not in rates else ""
+        return CaptureError(
+            f"{SETTING} {self.name}: {device.name!r} does not open with {format_.channels} channels at"
+            f" {format_.rate} Hz as {self._spec.format}: {error}",
+            remedy=f"{takes}set ?channels=, &rate= or &format= to what the device supports, or free the device",
+        )
 
     def _close_stream(self) -> None:
         stream, self._stream = self._stream, None
@@ -177,7 +201,7 @@ class DeviceCapture(Capture):
         try:
             stream.close(ignore_errors=True)
         finally:
-            STREAMS.closed()
+            STREAMS.closed(self.name, self._identity)
 
     def _supervise(self, ring: Ring, format_: StreamFormat) -> None:
         try:
@@ -215,6 +239,7 @@ class DeviceCapture(Capture):
         silence = int(LIMITS.audio_device_silence * NS)
         while True:
             self._wake.wait(LIMITS.audio_device_poll)
+            self._say_steps()
             if self._stopping.is_set():
                 return ""
             if self._callback_error:
@@ -225,6 +250,7 @@ class DeviceCapture(Capture):
                 return f"no audio for {LIMITS.audio_device_silence:g} s"
 
     def _recover(self, format_: StreamFormat, reason: str) -> None:
+        self.counters.losses += 1
         self._become(SourceState.LOST, reason)
         self._say("source_lost", self._index, {"device": self._spec.device, "reason": reason})
         self._close_stream()
@@ -239,13 +265,14 @@ class DeviceCapture(Capture):
             try:
                 with STREAMS:
                     STREAMS.rescan_if_idle()
-                    self._open_stream(find_device(self._spec, list_devices()), format_)
+                    self._open_stream(find_again(self._identity, self._spec, list_devices()), format_)
                 self._begin()
             except StageboxError as error:
                 self._close_stream()
                 self._become(SourceState.LOST, error.message)
                 delay = min(delay * LIMITS.audio_reopen_factor, LIMITS.audio_reopen_max)
             else:
-                detail: dict[str, str | int] = {"device": self._spec.device, "attempts": attempts}
+                self.counters.reopens += 1
+                detail: dict[str, EventValue] = {"device": self._spec.device, "attempts": attempts}
                 self._say("source_reopened", self._index, detail)
                 return

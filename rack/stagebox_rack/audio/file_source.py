@@ -1,13 +1,14 @@
 """The ``file:`` source: any sound file libsndfile reads, played in real time, once or for ever.
 
-Rules: a file that is truncated, has a rate no meter supports or too many channels is refused at `open`;
-a file that turns out shorter while it plays is an error, never silence; the end without ``loop=1`` ends
-the source and not the rack.
+Samples keep the file's own type, bit for bit. Rules: a file that is truncated, has a rate no meter supports or too many
+channels is refused at `open`; a file that turns out shorter while it plays is an error, never silence; the end without
+``loop=1`` ends the source and not the rack.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,16 @@ from stagebox_rack.audio.riff import missing_audio_bytes
 from stagebox_rack.audio.source_uri import SETTING, FileSource
 from stagebox_rack.limits import LIMITS
 
+_FLOAT: Final[tuple[np.dtype[Any], int]] = (np.dtype(np.float32), 32)
+# What holds every sample of a file bit for bit; everything else (float, double, lossy codecs) is read as float32.
+_NATIVE: Final[dict[str, tuple[np.dtype[Any], int]]] = {
+    "PCM_S8": (np.dtype(np.int16), 8),
+    "PCM_U8": (np.dtype(np.int16), 8),
+    "PCM_16": (np.dtype(np.int16), 16),
+    "PCM_24": (np.dtype(np.int32), 24),
+    "PCM_32": (np.dtype(np.int32), 32),
+}
+
 
 class FileCapture(PacedCapture):
     """Plays one file into the ring."""
@@ -30,6 +41,7 @@ class FileCapture(PacedCapture):
         self._spec = spec
         self._file: soundfile.SoundFile | None = None
         self._position = 0
+        self._dtype, _ = _FLOAT
 
     def open(self) -> StreamFormat:
         """Open and check the file.
@@ -53,10 +65,11 @@ class FileCapture(PacedCapture):
             file.close()
             raise
         self._file = file
-        self._format = StreamFormat(file.samplerate, file.channels)
+        self._dtype, bits = _NATIVE.get(file.subtype, _FLOAT)
+        self._format = StreamFormat(file.samplerate, file.channels, self._dtype, bits)
         return self._format
 
-    def _next_block(self, frames: int) -> npt.NDArray[np.float32]:
+    def _next_block(self, frames: int) -> npt.NDArray[np.generic]:
         first = self._read(frames)
         if not self._spec.loop or len(first) == frames:
             return first
@@ -68,13 +81,13 @@ class FileCapture(PacedCapture):
             have += len(part)
         return np.concatenate(parts)
 
-    def _read(self, frames: int) -> npt.NDArray[np.float32]:
-        file = self._opened()
+    def _read(self, frames: int) -> npt.NDArray[np.generic]:
+        file, name = self._opened(), self._dtype.name
         wanted = min(frames, file.frames - self._position)
         if wanted <= 0:
-            return np.empty((0, file.channels), dtype=np.float32)
+            return np.empty((0, file.channels), dtype=self._dtype)
         try:
-            block: npt.NDArray[np.float32] = file.read(wanted, dtype="float32", always_2d=True)
+            block: npt.NDArray[np.generic] = file.read(wanted, dtype=name, always_2d=True)
         except soundfile.SoundFileError as error:
             raise InputError(
                 f"{self._spec.path} cannot be read at frame {self._position}: {error}"

@@ -1,4 +1,4 @@
-"""Cuts a run of contiguous blocks into frames of one fixed size. Pure.
+"""Cuts a run of contiguous blocks into frames. Pure.
 
 Each frame keeps the sample index of its first sample and the capture time of its end, each taken from
 the block that sample came in.
@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from stagebox_rack.audio.ring import Samples
+Samples = npt.NDArray[np.float32]
 
 _NS = 1_000_000_000
 
@@ -29,7 +30,7 @@ class Frame:
 
 
 class FrameAssembler:
-    """Collects blocks until ``size`` frames are there."""
+    """Collects blocks until ``size`` frames are there; whoever takes a frame may say how long the next shall be."""
 
     def __init__(self, size: int, channels: int, rate: int) -> None:
         """Make frames of ``size`` at ``rate`` Hz."""
@@ -56,6 +57,19 @@ class FrameAssembler:
             self._end_ns = time_ns + taken * _NS // self._rate
             if self._filled == self._size:
                 yield self.flush()
+
+    @property
+    def size(self) -> int:
+        """Frames in the frame under way."""
+        return self._size
+
+    @size.setter
+    def size(self, frames: int) -> None:
+        if self._filled:
+            raise ValueError("a frame under way keeps its size")
+        self._size = frames
+        if frames > len(self._buffer):
+            self._buffer = np.empty((frames, self._buffer.shape[1]), dtype=np.float32)
 
     @property
     def pending(self) -> int:

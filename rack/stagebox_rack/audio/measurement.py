@@ -8,9 +8,12 @@ of its first frame and the capture time of its last one, as in the records made 
 from __future__ import annotations
 
 import enum
-from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from stagebox_rack.metering.levels import Float32, Levels
+
+EventValue = str | int | float | list[str]
 
 
 class SourceState(enum.StrEnum):
@@ -25,12 +28,9 @@ class SourceState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MeterMeasurement:
-    """One meter frame of one source; per-channel values are ``array('f')`` in channel order.
+    """One meter frame of one source: its levels, and one byte a channel that says what is wrong with it.
 
-    ``peak``, ``rms`` in dBFS (a full-scale sine has a peak of 0 and an RMS of −3.01 dBFS), ``true_peak``
-    in dBTP, ``momentary`` (each channel alone, weight 1) and ``programme_momentary`` in LUFS: the highest
-    of the window positions, 10 ms apart, that end in the frame. All have a floor of −150. ``frames`` is a
-    twentieth of a second, less in the frame that ends at a gap or at the end of the source.
+    ``frames`` is what the meter rate asks for, less in the frame that ends at a gap or at the end of the source.
     """
 
     source: str
@@ -38,18 +38,25 @@ class MeterMeasurement:
     frames: int
     rate: int
     time_ns: int
-    peak: array[float]
-    rms: array[float]
-    true_peak: array[float]
-    momentary: array[float]
-    programme_momentary: float
+    levels: Levels
+    flags: bytes
+
+    @property
+    def peak(self) -> Float32:
+        """Sample peak, dBFS, float32[channels]."""
+        return self.levels.peak
+
+    @property
+    def rms(self) -> Float32:
+        """RMS, dBFS, float32[channels]; a full-scale sine has −3.01."""
+        return self.levels.rms
 
 
 @dataclass(frozen=True, slots=True)
 class OpusPacket:
-    """One 20 ms Opus packet of a source's monitor bus. ``start`` counts frames of ``rate`` (48 kHz)."""
+    """One 20 ms Opus packet of a monitor bus. ``start`` counts frames of ``rate`` (48 kHz)."""
 
-    source: str
+    bus: str
     start: int
     frames: int
     rate: int
@@ -60,16 +67,16 @@ class OpusPacket:
 
 @dataclass(frozen=True, slots=True)
 class SourceEvent:
-    """Something that happened to a source: ``source_lost``, ``gap``, ``source_ended`` and the like.
+    """Something that happened to a source: ``source_lost``, ``gap``, ``clip`` and the like.
 
-    ``start`` is the sample index it happened at; ``detail`` holds text and integers only.
+    ``start`` is the sample index it happened at.
     """
 
     source: str
     name: str
     start: int
     time_ns: int
-    detail: Mapping[str, str | int] = field(default_factory=dict)
+    detail: Mapping[str, EventValue] = field(default_factory=dict)
 
 
 AudioItem = MeterMeasurement | OpusPacket | SourceEvent
@@ -84,6 +91,10 @@ class SourceStatus:
     reason: str
     rate: int
     channels: int
+    bits: int
+    channel_names: tuple[str, ...]
+    programmes: tuple[str, ...]
+    pairs: tuple[tuple[int, int], ...]
     frames: int
     overruns: int
     overrun_frames: int
@@ -91,4 +102,7 @@ class SourceStatus:
     gap_frames: int
     nonfinite_samples: int
     meter_frames: int
-    opus_packets: int
+    xruns: int
+    losses: int
+    reopens: int
+    clock_steps: int

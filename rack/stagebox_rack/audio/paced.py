@@ -42,8 +42,8 @@ class PacedCapture(Capture):
         self._format: StreamFormat | None = None
 
     @abstractmethod
-    def _next_block(self, frames: int) -> npt.NDArray[np.float32]:
-        """The next ``frames`` frames, float32[≤ frames, channels]; fewer only at the end.
+    def _next_block(self, frames: int) -> npt.NDArray[np.generic]:
+        """The next ``frames`` frames, [≤ frames, channels] of the format's type; fewer only at the end.
 
         Raises:
             StageboxError: the source failed.
@@ -104,6 +104,8 @@ class PacedCapture(Capture):
                 flags = BlockFlag.LATE
             elif lag < 0:
                 time.sleep(-lag / NS)  # one block at most, and half the cost of waiting on the event
-            ring.write(block, index, self._clock.wall_of(origin + frames_to_ns(index, rate)), flags)
+            time_ns, stepped = self._date(origin + frames_to_ns(index, rate), index)
+            ring.write(block, index, time_ns, flags | stepped)
+            self._say_steps()
             flags = BlockFlag.NONE
             index += len(block)

@@ -1,26 +1,30 @@
-"""What happens to one source's blocks, in order: continuity, sanity, meters, monitor packets.
+"""What happens to one source's blocks on the way to its meters, in order: continuity, channel map, sanity, levels.
 
-A state machine without threads, clocks or I/O: blocks in, items out. Rules: a discontinuity is an event
-with the exact sample index and length of what is missing, it ends the meter frame before it (short) and
-starts filters afresh; NaN and infinite samples are counted, reported, and replaced by 0 for the
-arithmetic only.
+A state machine without threads, clocks or I/O: blocks in, items out. Rules: a discontinuity is an event with the exact
+sample index and length of what is missing, it ends the meter frame before it (short) and starts filters afresh; NaN and
+infinite samples are counted, reported, and replaced by 0 for the arithmetic only; a step of the clock is no break.
 """
 
 from __future__ import annotations
 
-from array import array
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from stagebox.records.meter import Condition
+from stagebox_rack.audio.channel_map import ChannelMap
 from stagebox_rack.audio.framing import Frame, FrameAssembler
-from stagebox_rack.audio.measurement import AudioItem, MeterMeasurement, OpusPacket, SourceEvent
-from stagebox_rack.audio.meters import Meter
-from stagebox_rack.audio.opus import OpusEncoder
+from stagebox_rack.audio.measurement import AudioItem, EventValue, MeterMeasurement, SourceEvent
 from stagebox_rack.audio.ring import Block, BlockFlag
 from stagebox_rack.limits import LIMITS
+from stagebox_rack.metering.conditions import ConditionChange, Conditions, ConditionSettings
+from stagebox_rack.metering.layout import MeterLayout
+from stagebox_rack.metering.meter import Meter
+
+Float32 = npt.NDArray[np.float32]
 
 _CAUSES = (
     (BlockFlag.OVERRUN, "overrun"),
@@ -28,6 +32,7 @@ _CAUSES = (
     (BlockFlag.OVERFLOW, "device_overflow"),
     (BlockFlag.LATE, "late"),
 )
+_CONTINUOUS = BlockFlag.NONE | BlockFlag.CLOCK_STEP
 
 
 @dataclass
@@ -39,28 +44,27 @@ class PipelineCounters:
     gap_frames: int = 0
     nonfinite_samples: int = 0
     meter_frames: int = 0
-    opus_packets: int = 0
 
 
 class SourcePipeline:
-    """Turns the blocks of one source into meter measurements, Opus packets and events."""
+    """Turns the blocks of one source into meter measurements and events."""
 
-    def __init__(self, source: str, rate: int, channels: int, *, monitor_bit_rate: int | None) -> None:
-        """Prepare for ``source``; without a ``monitor_bit_rate`` there is no monitor bus.
-
-        Raises:
-            ConfigError: the bit rate is out of range.
-            CaptureError: there is no Opus encoder.
-        """
+    def __init__(
+        self, source: str, mapped: ChannelMap, layout: MeterLayout, conditions: ConditionSettings
+    ) -> None:
+        """Prepare for ``source``, whose blocks ``mapped`` turns into the channels that ``layout`` measures."""
         self.counters = PipelineCounters()
         self._source = source
-        self._rate = rate
-        self._meter = Meter(rate, channels)
-        self._meter_frames = FrameAssembler(self._meter.frame_size, channels, rate)
-        self._opus = None if monitor_bit_rate is None else OpusEncoder(rate, channels, monitor_bit_rate)
+        self._map = mapped
+        self._layout = layout
+        self._meter = Meter(layout)
+        self._conditions = Conditions(layout, conditions)
+        self._frames = FrameAssembler(self._meter.next_frame_size, layout.channels, layout.rate)
         self._next: int | None = None
+        self._bad_channels = np.zeros(layout.channels, dtype=bool)  # in the frame under way
         self._nonfinite_run = 0  # samples since the condition was raised; 0 is "not raised"
         self._clean_frames = 0
+        self._resets: deque[int | None] = deque()
 
     @property
     def next_index(self) -> int:
@@ -69,39 +73,32 @@ class SourcePipeline:
 
     @property
     def frames_due(self) -> int:
-        """How many more frames complete the next measurement or packet; at least 1."""
-        due = self._meter.frame_size - self._meter_frames.pending
-        if self._opus is not None:
-            due = min(due, self._opus.frames_due)
-        return max(1, due)
+        """How many more frames complete the next measurement; at least 1."""
+        return max(1, self._frames.size - self._frames.pending)
+
+    def reset_loudness(self, programme: int | None) -> None:
+        """Start integrated loudness, range and maxima of a programme (None: of all) again with the next frame.
+
+        May be called from any thread.
+        """
+        self._resets.append(programme)
 
     def accept(self, block: Block) -> Iterator[AudioItem]:
         """What one block gives, in order."""
-        if self._next is not None and (block.index != self._next or block.flags):
+        if self._next is not None and (block.index != self._next or block.flags & ~_CONTINUOUS):
             yield from self._break(block, self._next)
         self._next = block.index + len(block.samples)
         self.counters.frames += len(block.samples)
-        block, events = self._sanitise(block)
-        yield from events
-        for frame in self._meter_frames.push(block.samples, block.index, block.time_ns):
-            yield self._measure(frame)
-        if self._opus is not None:
-            for packet in self._opus.push(block.samples, block.index, block.time_ns):
-                self.counters.opus_packets += 1
-                yield OpusPacket(
-                    self._source,
-                    packet.start,
-                    LIMITS.opus_frame,
-                    LIMITS.opus_rate,
-                    self._opus.channels,
-                    packet.end_ns,
-                    packet.data,
-                )
+        samples = self._map.apply(block.samples)
+        if block.samples.dtype.kind == "f":
+            yield from self._sanitise(samples, block)
+        for frame in self._frames.push(samples, block.index, block.time_ns):
+            yield from self._measure(frame)
 
     def finish(self) -> Iterator[AudioItem]:
         """The short meter frame that was under way, if any; the source is over."""
-        if self._meter_frames.pending:
-            yield self._measure(self._meter_frames.flush())
+        if self._frames.pending:
+            yield from self._measure(self._frames.flush())
 
     def _break(self, block: Block, expected: int) -> Iterator[AudioItem]:
         missing = block.index - expected
@@ -109,54 +106,63 @@ class SourcePipeline:
             raise ValueError(f"sample index went back from {expected} to {block.index}")
         yield from self.finish()
         self._meter.reset()
-        if self._opus is not None:
-            self._opus.reset()
+        self._frames.size = self._meter.next_frame_size
+        self._conditions.reset()
         self.counters.gaps += 1
         self.counters.gap_frames += missing
         cause = next((name for flag, name in _CAUSES if block.flags & flag), "unknown")
-        detail: dict[str, str | int] = {"frames": missing, "cause": cause, "resumes": block.index}
+        detail: dict[str, EventValue] = {"frames": missing, "cause": cause, "resumes": block.index}
         yield SourceEvent(self._source, "gap", expected, block.time_ns, detail)
 
-    def _measure(self, frame: Frame) -> MeterMeasurement:
+    def _measure(self, frame: Frame) -> Iterator[AudioItem]:
+        while self._resets:
+            self._meter.reset_loudness(self._resets.popleft())
         levels = self._meter.measure(frame.samples)
+        flags, changes = self._conditions.observe(self._meter.rows, levels, frame.index)
+        flags = flags | np.where(self._bad_channels, np.uint8(Condition.NONFINITE), np.uint8(0))
+        self._bad_channels[:] = False
         self.counters.meter_frames += 1
-        return MeterMeasurement(
+        yield MeterMeasurement(
             self._source,
             frame.index,
             len(frame.samples),
-            self._rate,
+            self._layout.rate,
             frame.end_ns,
-            _array(levels.peak),
-            _array(levels.rms),
-            _array(levels.true_peak),
-            _array(levels.momentary),
-            levels.programme_momentary,
+            levels,
+            flags.tobytes(),
         )
+        self._frames.size = self._meter.next_frame_size
+        for change in changes:
+            yield self._changed(change, frame)
 
-    def _sanitise(self, block: Block) -> tuple[Block, list[SourceEvent]]:
-        finite = np.isfinite(block.samples)
+    def _changed(self, change: ConditionChange, frame: Frame) -> SourceEvent:
+        detail: dict[str, EventValue] = {"channels": [self._map.names[n] for n in change.channels]}
+        if change.value is not None:
+            detail["value"] = round(change.value, 2)
+        name = f"{change.name}.recovered" if change.recovered else change.name
+        return SourceEvent(self._source, name, change.start, frame.end_ns, detail)
+
+    def _sanitise(self, samples: Float32, block: Block) -> Iterator[AudioItem]:
+        """Replace what is no sample (NaN, infinite, 100 dB above full scale) by 0, in place, and say so."""
+        finite = np.abs(samples) < LIMITS.sample_limit  # not so for NaN either
         if finite.all():
-            return block, self._clean(block)
+            yield from self._clean(block)
+            return
         bad = finite.size - int(np.count_nonzero(finite))
+        samples[~finite] = 0.0
+        self._bad_channels |= ~finite.all(axis=0)
         self.counters.nonfinite_samples += bad
         raised = self._nonfinite_run > 0
         self._nonfinite_run += bad
         self._clean_frames = 0
-        event = SourceEvent(self._source, "nonfinite", block.index, block.time_ns, {"samples": bad})
-        cleaned = replace(block, samples=np.where(finite, block.samples, np.float32(0)))
-        return cleaned, [] if raised else [event]
+        if not raised:
+            yield SourceEvent(self._source, "nonfinite", block.index, block.time_ns, {"samples": bad})
 
-    def _clean(self, block: Block) -> list[SourceEvent]:
+    def _clean(self, block: Block) -> Iterator[AudioItem]:
         if not self._nonfinite_run:
-            return []
+            return
         self._clean_frames += len(block.samples)
-        if self._clean_frames < LIMITS.nonfinite_recovery * self._rate:
-            return []
+        if self._clean_frames < LIMITS.nonfinite_recovery * self._layout.rate:
+            return
         total, self._nonfinite_run = self._nonfinite_run, 0
-        return [
-            SourceEvent(self._source, "nonfinite.recovered", block.index, block.time_ns, {"samples": total})
-        ]
-
-
-def _array(values: npt.NDArray[np.float32]) -> array[float]:
-    return array("f", values.tobytes())
+        yield SourceEvent(self._source, "nonfinite.recovered", block.index, block.time_ns, {"samples": total})

@@ -1,19 +1,25 @@
 """Loads PortAudio, lists its capture devices and finds one by name.
 
 Rules: PortAudio is loaded only when a device source is used; a missing library or device is one clear
-error that says what to install or what there is; a device is found by name, because indexes move when
-hardware is replugged.
+error that says what to install or what there is; a device is found by name or by its stable identity, because
+indexes move when hardware is replugged.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import threading
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import quote
+
+import numpy as np
 
 from stagebox.errors import CaptureError, ConfigError
+from stagebox_rack.audio.capture import StreamFormat
+from stagebox_rack.audio.device_identity import device_identity, without_index
 from stagebox_rack.audio.source_uri import SETTING, DeviceSource
 from stagebox_rack.limits import LIMITS
 
@@ -32,11 +38,13 @@ class InputDevice:
     channels: int
     default_rate: int
     is_default: bool
+    identity: str
 
     @property
     def spec(self) -> str:
-        """How to name this device in a ``--source`` setting."""
-        return f"device:{self.name}"
+        """How to name this device in a ``--source`` setting, so that it is found again when cards are renumbered."""
+        stable = self.identity if self.identity.startswith(("usb:", "alsa:")) else self.name
+        return f"device:{quote(stable, safe=' :/@,._-()')}"
 
 
 class OpenStreams:
@@ -48,7 +56,7 @@ class OpenStreams:
     def __init__(self) -> None:
         """Start with none."""
         self._lock = threading.RLock()
-        self._count = 0
+        self._held: list[tuple[str, str]] = []
 
     def __enter__(self) -> None:
         """Keep other threads from rescanning, opening and closing."""
@@ -61,22 +69,26 @@ class OpenStreams:
     @property
     def count(self) -> int:
         """How many streams are open."""
-        return self._count
+        return len(self._held)
 
-    def opened(self) -> None:
-        """A stream was opened."""
+    def opened(self, source: str, identity: str) -> None:
+        """``source`` opened a stream of the device ``identity``."""
         with self:
-            self._count += 1
+            self._held.append((source, identity))
 
-    def closed(self) -> None:
-        """A stream was closed."""
+    def closed(self, source: str, identity: str) -> None:
+        """That stream was closed."""
         with self:
-            self._count -= 1
+            self._held.remove((source, identity))
+
+    def holder(self, identity: str, but: str) -> str | None:
+        """Another source than ``but`` that has the device open, if any."""
+        return next((source for source, held in self._held if held == identity and source != but), None)
 
     def rescan_if_idle(self) -> bool:
         """Make PortAudio look for devices again, if no stream is open; says whether it did."""
         with self:
-            if self._count:
+            if self._held:
                 return False
             sounddevice = load_portaudio()
             sounddevice._terminate()
@@ -125,14 +137,31 @@ def list_devices() -> tuple[InputDevice, ...]:
             channels=int(device["max_input_channels"]),
             default_rate=round(device["default_samplerate"]),
             is_default=index == default,
+            identity=device_identity(str(device["name"]), str(host_apis[device["hostapi"]]["name"])),
         )
         for index, device in enumerate(sounddevice.query_devices())
         if device["max_input_channels"] > 0
     )
 
 
+def find_again(identity: str, spec: DeviceSource, devices: tuple[InputDevice, ...]) -> InputDevice:
+    """The device that was opened before as ``identity``, wherever it is plugged in now.
+
+    Raises:
+        CaptureError: it is not there. Another one that took its place is not taken for it.
+    """
+    for device in devices:
+        if device.identity == identity:
+            return device
+    raise CaptureError(
+        f"{SETTING} {spec.name}=device:{spec.device}: there is no such capture device as {identity} now;"
+        f" there are: {_names(devices)}",
+        remedy="plug it in again; it is looked for until it is back",
+    )
+
+
 def find_device(spec: DeviceSource, devices: tuple[InputDevice, ...]) -> InputDevice:
-    """The one of ``devices`` that ``spec`` names: by its exact name, else by a part only one has.
+    """The one of ``devices`` that ``spec`` names: by name or identity, else by a part of the name only one has.
 
     ``default`` is a device of that name if there is one, else the system's default capture device.
 
@@ -140,9 +169,12 @@ def find_device(spec: DeviceSource, devices: tuple[InputDevice, ...]) -> InputDe
         CaptureError: there is none, or more than one; the message lists what there is.
     """
     wanted = spec.device
-    exact = [device for device in devices if device.name == wanted]
+    exact = [device for device in devices if wanted in (device.name, device.identity)]
     if exact:
         return exact[0]
+    named = [device for device in devices if without_index(device.name) == wanted]
+    if len(named) == 1:
+        return named[0]
     if wanted == DEFAULT_DEVICE:
         chosen = [device for device in devices if device.is_default] or list(devices[:1])
         if chosen:
@@ -184,7 +216,26 @@ def sample_format(spec: DeviceSource) -> str:
 
     ``s16`` exists because a float32 stream on an ALSA plug-in with a 16-bit slave silently drops blocks.
     """
-    return "int16" if spec.format == "s16" else "float32"
+    return {"s16": "int16", "s24": "int24", "s32": "int32", "f32": "float32"}[spec.format]
+
+
+def stream_format(spec: DeviceSource, rate: int, channels: int) -> StreamFormat:
+    """What a stream of ``spec`` puts into the ring."""
+    dtype, bits = {
+        "s16": (np.int16, 16), "s24": (np.int32, 24), "s32": (np.int32, 32), "f32": (np.float32, 32),
+    }[spec.format]  # fmt: skip
+    return StreamFormat(rate, channels, np.dtype(dtype), bits)
+
+
+def accepted_rates(spec: DeviceSource, device: InputDevice, channels: int) -> tuple[int, ...]:
+    """The rates at which the device says it would open, Hz."""
+    sounddevice = load_portaudio()
+    found = []
+    for rate in LIMITS.audio_rates:
+        with contextlib.suppress(sounddevice.PortAudioError, ValueError):
+            sounddevice.check_input_settings(device.index, channels, sample_format(spec), samplerate=rate)
+            found.append(rate)
+    return tuple(found)
 
 
 def choose_channels(spec: DeviceSource, device: InputDevice) -> int:

@@ -3,6 +3,7 @@
 Rules:
 
 * one producer; its ``write`` copies, publishes and wakes, and takes no lock a consumer can hold;
+* samples are kept as the capture delivered them, bit for bit: int16, int32 (24-bit samples left-justified) or float32;
 * any number of cursors; none can delay the producer or another cursor;
 * a cursor that is lapped is moved forward and told how many frames it lost, never given torn data;
 * a block keeps the sample index, capture time and flags it was written with; blocks are never merged,
@@ -21,7 +22,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Samples = npt.NDArray[np.float32]
+Samples = npt.NDArray[np.generic]
+
+PACKED_24 = np.dtype(np.uint8)
+"""Type of a block of packed 24-bit samples: uint8[frames, channels, 3], little-endian."""
 
 
 class BlockFlag(enum.IntFlag):
@@ -32,11 +36,12 @@ class BlockFlag(enum.IntFlag):
     REOPENED = 2  # the first block after the device came back
     LATE = 4  # the pacing thread was held up too long and skipped ahead
     OVERRUN = 8  # set by the cursor: this consumer was lapped before this block
+    CLOCK_STEP = 16  # the rack's wall clock was stepped before this block; the samples are continuous
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A copied block: ``samples`` float32[frames, channels], index and capture time of its first frame.
+    """A copied block: ``samples`` [frames, channels] in the ring's type, index and capture time of its first frame.
 
     ``lost`` is how many stored frames this cursor missed just before it (an overrun).
     """
@@ -59,37 +64,50 @@ class _Entry:
 
 
 class Ring:
-    """A preallocated ring of float32[frames, channels] with a log of the blocks in it."""
+    """A preallocated ring of ``dtype``[frames, channels] with a log of the blocks in it."""
 
-    def __init__(self, capacity: int, channels: int, *, min_block: int) -> None:
+    def __init__(
+        self, capacity: int, channels: int, *, min_block: int, dtype: npt.DTypeLike = np.float32
+    ) -> None:
         """Reserve ``capacity`` frames; blocks shorter than ``min_block`` frames make it hold less."""
         if capacity <= 0 or channels <= 0 or min_block <= 0:
             raise ValueError("capacity, channels and min_block must be positive")
         self.capacity = capacity
         self.channels = channels
-        self._data: Samples = np.zeros((capacity, channels), dtype=np.float32)
+        self.dtype = np.dtype(dtype)
+        self._data: Samples = np.zeros((capacity, channels), dtype=self.dtype)
+        # The upper three bytes of each little-endian sample; the lowest stays 0.
+        self._upper = (
+            self._data.view(np.uint8).reshape(capacity, channels, 4)[:, :, 1:]
+            if self.dtype == np.int32
+            else None
+        )
         self._log: list[_Entry | None] = [None] * max(2, capacity // min_block)
         self._claimed = 0
         self._published = 0
         self._position = 0
         self._cursors: tuple[Cursor, ...] = ()
+        self._opening = threading.Lock()
         self.closed = False
 
     def write(self, samples: npt.NDArray[np.generic], index: int, time_ns: int, flags: BlockFlag) -> None:
-        """Copy one block in and wake the consumers. ``samples`` is [frames, channels], real or int16.
+        """Copy one block in and wake the consumers.
 
-        int16 is scaled to ±1.0 (exactly: float32 holds every 24-bit integer).
+        ``samples`` is [frames, channels] of the ring's type or, into a ring of int32, packed 24-bit samples.
         """
         frames = len(samples)
         if frames == 0:
             return
         if frames > self.capacity:
             raise ValueError(f"a block of {frames} frames does not fit a ring of {self.capacity}")
+        into = self._upper if samples.dtype == PACKED_24 else self._data
+        if into is None or (into is self._data and samples.dtype != self.dtype):
+            raise ValueError(f"a block of {samples.dtype} does not fit a ring of {self.dtype}")
         start = self._position % self.capacity
         first = min(frames, self.capacity - start)
         self._claimed = self._position + frames
-        self._copy(self._data[start : start + first], samples[:first])
-        self._copy(self._data[: frames - first], samples[first:])
+        into[start : start + first] = samples[:first]
+        into[: frames - first] = samples[first:]
         entry = _Entry(self._published, self._position, frames, index, time_ns, flags)
         self._log[entry.number % len(self._log)] = entry
         self._position += frames
@@ -103,16 +121,15 @@ class Ring:
 
     def open_cursor(self) -> Cursor:
         """A cursor that reads what is written from now on."""
-        cursor = Cursor(self, self._published)
-        self._cursors = (*self._cursors, cursor)
+        with self._opening:  # consumers come and go from several threads; the producer never takes this lock
+            cursor = Cursor(self, self._published)
+            self._cursors = (*self._cursors, cursor)
         return cursor
 
-    @staticmethod
-    def _copy(target: Samples, samples: npt.NDArray[np.generic]) -> None:
-        if samples.dtype == np.int16:
-            np.multiply(samples, np.float32(1 / 32768), out=target, dtype=np.float32, casting="unsafe")
-        else:
-            target[...] = samples
+    def close_cursor(self, cursor: Cursor) -> None:
+        """Let go of a cursor; nobody wakes it any more. Does nothing the second time."""
+        with self._opening:
+            self._cursors = tuple(one for one in self._cursors if one is not cursor)
 
     def _wake(self) -> None:
         for cursor in self._cursors:

@@ -2,7 +2,7 @@
 
 Grammar (``[]`` optional)::
 
-    [NAME=]device:DEVICE[?channels=N&rate=HZ&format=s16|f32]
+    [NAME=]device:DEVICE[?channels=N&rate=HZ&format=s16|s24|s32|f32]
     [NAME=]file:PATH[?loop=1]
     [NAME=]tone:HZ@DBFS[?channels=N&rate=HZ]
 
@@ -17,7 +17,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, get_args
 from urllib.parse import unquote
 
 from stagebox.errors import ConfigError, InputError
@@ -30,7 +30,7 @@ DEFAULT_RATE = 48_000
 DEFAULT_CHANNELS = 2
 GRAMMAR = "device:<name>, file:<path>[?loop=1] or tone:<Hz>@<dBFS>"
 
-SampleFormat = Literal["s16", "f32"]
+SampleFormat = Literal["s16", "s24", "s32", "f32"]
 
 _NAMED = re.compile(r"(?P<name>[^=:?]*)=(?P<rest>[a-z]+:.*)", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)")
@@ -38,7 +38,7 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)")
 
 @dataclass(frozen=True)
 class DeviceSource:
-    """A PortAudio capture device, found by its name (never by an index, which moves)."""
+    """A PortAudio capture device, found by its name or stable identity (never by an index, which moves)."""
 
     name: str
     device: str
@@ -128,11 +128,12 @@ def _device(text: str, name: str, target: str, query: str) -> DeviceSource:
         _refuse(text, "names no device; use device:default or a name from `stagebox rack devices`")
     options = _options(text, query, ("channels", "rate", "format"))
     format_ = options.get("format", "f32")
-    if format_ not in ("s16", "f32"):
-        _refuse(text, f"has format={format_}; use s16 (a 16-bit device) or f32")
+    known = next((known for known in get_args(SampleFormat) if known == format_), None)
+    if known is None:
+        _refuse(text, f"has format={format_}; use {', '.join(get_args(SampleFormat))}")
     channels = _channels(text, options["channels"]) if "channels" in options else None
     rate = _rate(text, options["rate"]) if "rate" in options else None
-    return DeviceSource(name, device, channels, rate, "s16" if format_ == "s16" else "f32")
+    return DeviceSource(name, device, channels, rate, known)
 
 
 def _file(text: str, name: str, target: str, query: str) -> FileSource:

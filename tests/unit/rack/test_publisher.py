@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
+import math
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,17 +20,24 @@ from stagebox.records.audio import AudioPacket
 from stagebox.records.checkpoint import Checkpoint
 from stagebox.records.digest import record_digest
 from stagebox.records.event import Event
-from stagebox.records.meter import MeterFrame, levels
+from stagebox.records.meter import CHANNEL_KEYS, MeterFrame, levels
 from stagebox.records.status import Status
 from stagebox_rack.audio.measurement import MeterMeasurement, OpusPacket, SourceEvent
 from stagebox_rack.checkpointing import CheckpointBuilder
+from stagebox_rack.meter_frames import encode_frame
+from stagebox_rack.metering.levels import Levels
 from stagebox_rack.publisher import Publisher
 
 KEY = SigningKey(bytes(32))
 BOOT = bytes(range(16))
 TIME = 1_767_312_000_000_000_000
-ONE = levels([-20.0, -150.0])
-METER = MeterMeasurement("main", 2400, 2400, 48_000, TIME, ONE, ONE, ONE, ONE, -20.5)
+ONE = np.array([-20.0, np.nan], dtype=np.float32)
+LEVELS = Levels(
+    peak=ONE, peak_hold=ONE + 1, true_peak=ONE + 2, rms=ONE - 3, ppm1=ONE - 4, ppm2=ONE - 5, vu=ONE - 6,
+    momentary=ONE - 7, correlation=np.array([-0.25], dtype=np.float32),
+    programmes=np.array([[-20.5, -21, -22, np.nan, -19, -20, -1.25]], dtype=np.float32),
+)  # fmt: skip
+METER = MeterMeasurement("main", 2400, 2400, 48_000, TIME, LEVELS, bytes((0, 33)))
 OPUS = OpusPacket("main", 960, 960, 48_000, 2, TIME, b"opus")
 GAP = SourceEvent("main", "gap", 480, TIME, {"frames": 96})
 CHECKPOINT = "rack.stage-left.checkpoint"
@@ -97,7 +108,29 @@ async def test_a_measurement_goes_out_live_and_into_the_journal_with_the_same_by
     frame = MeterFrame.decode(data)
     assert subject == "rack.stage-left.meter.main"
     assert (frame.seq, frame.boot, frame.time_ns, frame.start, frame.frames) == (1, BOOT, TIME, 2400, 2400)
-    assert (frame.peak, frame.true_peak, frame.programme_momentary) == (METER.peak, METER.true_peak, -20.5)
+    for name in CHANNEL_KEYS:
+        np.testing.assert_allclose(getattr(frame, name), getattr(LEVELS, name), atol=0.005)
+    assert (frame.flags, list(frame.correlation)) == (METER.flags, [-0.25])
+    found = [dataclasses.astuple(programme) for programme in frame.programmes]
+    np.testing.assert_allclose(found, LEVELS.programmes, atol=0.005)
+
+
+@given(st.lists(st.floats(-200, 400) | st.just(math.nan), min_size=1, max_size=64))
+def test_levels_packed_by_numpy_are_the_bytes_of_the_frame_of_the_same_levels(values: list[float]) -> None:
+    one = np.array(values, dtype=np.float32)
+    names = dict.fromkeys(CHANNEL_KEYS, one)
+    none = np.empty((0, 7), dtype=np.float32)
+    item = MeterMeasurement(
+        "main", 3, 2400, 48_000, TIME, Levels(**names, correlation=one[:0], programmes=none), bytes(len(one))
+    )
+    arrays: dict[str, Any] = {name: levels(one.tolist()) for name in CHANNEL_KEYS}
+    frame = MeterFrame(1, BOOT, TIME, 3, 2400, 48_000, **arrays, flags=bytes(len(one)))
+    packed = MeterFrame.decode(encode_frame(item, seq=1, boot=BOOT))
+    for name in CHANNEL_KEYS:
+        # A half is rounded in float32 here and in float64 there: one hundredth at most.
+        np.testing.assert_allclose(
+            getattr(packed, name), getattr(MeterFrame.decode(frame.encode()), name), atol=0.011
+        )
 
 
 async def test_audio_is_live_only_and_still_proved() -> None:

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from stagebox.errors import InputError
+from stagebox.errors import ConfigError, InputError
 from stagebox_rack.audio.capture import Capture, CaptureClock, Notify, StreamFormat
 from stagebox_rack.audio.engine import AudioEngine
 from stagebox_rack.audio.measurement import (
     AudioItem,
     MeterMeasurement,
-    OpusPacket,
     SourceEvent,
     SourceState,
 )
@@ -36,7 +35,9 @@ class Collector:
 
     def wait_for(self, kind: type[AudioItem], count: int, source: str = "main") -> None:
         def enough() -> bool:
-            return sum(isinstance(i, kind) and i.source == source for i in self.items) >= count
+            return (
+                sum(isinstance(i, kind) and getattr(i, "source", "") == source for i in self.items) >= count
+            )
 
         with self._changed:
             assert self._changed.wait_for(enough, 10), f"fewer than {count} {kind.__name__} of {source}"
@@ -46,7 +47,7 @@ class Collector:
 
 
 def audio_threads() -> list[str]:
-    return [t.name for t in threading.enumerate() if t.name.startswith(("dsp-", "capture-"))]
+    return [t.name for t in threading.enumerate() if t.name.startswith(("meters-", "capture-"))]
 
 
 @pytest.fixture(autouse=True)
@@ -55,26 +56,25 @@ def no_thread_is_left() -> object:
     assert audio_threads() == []
 
 
-def test_a_tone_is_metered_and_encoded_in_real_time() -> None:
+def test_a_tone_is_metered_in_real_time() -> None:
     collector = Collector()
     engine = AudioEngine(parse_sources(["tone:997@-23"]), collector.emit)
     engine.start()
     began = time.monotonic()
-    assert sorted(audio_threads()) == ["capture-main", "dsp-main"]
+    assert sorted(audio_threads()) == ["capture-main", "meters-main"]
     collector.wait_for(MeterMeasurement, 20)
     assert 0.9 < time.monotonic() - began < 3
     assert engine.status()[0].state is SourceState.RUNNING
     engine.stop()
     meters = [i for i in collector.items if isinstance(i, MeterMeasurement)]
-    packets = [i for i in collector.items if isinstance(i, OpusPacket)]
-    assert meters[10].programme_momentary == pytest.approx(-23.0, abs=0.05)
+    assert meters[10].levels.programmes[0, 0] == pytest.approx(-23.0, abs=0.05)
     assert [m.start for m in meters] == [n * 2400 for n in range(len(meters))]
-    assert [p.start for p in packets] == [n * 960 for n in range(len(packets))]
     status = engine.status()[0]
     assert status.state is SourceState.STOPPED
     assert status.frames == sum(m.frames for m in meters)
     assert (status.overruns, status.gaps, status.nonfinite_samples) == (0, 0, 0)
-    assert (status.meter_frames, status.opus_packets) == (len(meters), len(packets))
+    assert status.meter_frames == len(meters)
+    assert (status.channel_names, status.programmes, status.pairs) == (("1", "2"), ("all",), ((0, 1),))
     assert abs(time.time_ns() - meters[-1].time_ns) < 10_000_000_000
 
 
@@ -170,7 +170,7 @@ def test_a_consumer_that_stalls_loses_counted_frames_and_capture_goes_on() -> No
     assert status.gap_frames == status.overrun_frames
     gaps = [i for i in collector.items if isinstance(i, SourceEvent) and i.name == "gap"]
     assert [gap.detail["cause"] for gap in gaps] == ["overrun"]
-    assert sum(int(gap.detail["frames"]) for gap in gaps) == status.overrun_frames
+    assert sum(int(str(gap.detail["frames"])) for gap in gaps) == status.overrun_frames
 
 
 def test_a_processing_fault_is_an_event_and_a_state() -> None:
@@ -185,6 +185,35 @@ def test_a_processing_fault_is_an_event_and_a_state() -> None:
     status = engine.status()[0]
     assert status.state is SourceState.ERROR
     assert "went back" in status.reason
+    engine.stop()
+
+
+def test_a_tap_hears_what_the_meters_hear_and_neither_waits_for_the_other() -> None:
+    collector = Collector()
+    engine, capture = scripted_engine(collector)
+    tap = engine.tap("main")
+    cursor = tap.open()
+    for n in range(10):
+        capture.write(n * 480)
+    heard = [cursor.read(5) for _ in range(10)]
+    assert [block.index for block in heard if block is not None] == [n * 480 for n in range(10)]
+    tap.close(cursor)
+    for n in range(10, 1000):
+        capture.write(n * 480)
+    engine.stop()
+    assert cursor.overruns == 0
+    with pytest.raises(ConfigError, match="there is no source 'x'") as refused:
+        engine.tap("x")
+    assert refused.value.remedy == "there are: main"
+
+
+def test_loudness_is_reset_by_name_or_refused() -> None:
+    engine, _ = scripted_engine(Collector())
+    engine.reset_loudness()
+    engine.reset_loudness("main", "all")
+    for source, programme in (("x", None), ("main", "x"), (None, "x")):
+        with pytest.raises(ConfigError, match="'x'"):
+            engine.reset_loudness(source, programme)
     engine.stop()
 
 
