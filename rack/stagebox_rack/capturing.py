@@ -11,8 +11,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from stagebox.errors import StageboxError
-from stagebox_rack.audio.engine import AudioEngine
+from stagebox.errors import CaptureError, StageboxError
+from stagebox_rack.audio.engine import AudioEngine, Tap
 from stagebox_rack.audio.measurement import AudioItem, SourceStatus
 from stagebox_rack.handover import Handover
 from stagebox_rack.limits import LIMITS
@@ -45,6 +45,26 @@ class Capturing:
     def status(self) -> tuple[SourceStatus, ...]:
         """Every source's state and counters; none if nothing was ever to be captured."""
         return self._engine.status() if self._engine is not None else ()
+
+    def tap(self, source: str) -> Tap:
+        """The way into the audio of a source that is captured.
+
+        Raises:
+            CaptureError: nothing is captured now. ConfigError: there is no such source.
+        """
+        if self._engine is None or not self._running:
+            raise CaptureError("nothing is captured now", remedy="see why with `stagebox admin racks show`")
+        return self._engine.tap(source)
+
+    def reset_loudness(self, source: str | None, programme: str | None) -> None:
+        """Start integrated loudness, range and maxima again: of one programme, of one source, or of all.
+
+        Raises:
+            CaptureError: nothing is captured now. ConfigError: there is no such source or programme.
+        """
+        if self._engine is None or not self._running:
+            raise CaptureError("nothing is captured now", remedy="see why with `stagebox admin racks show`")
+        self._engine.reset_loudness(source, programme)
 
     async def open(self) -> None:
         """Open every source; nothing is captured yet.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
 from stagebox import subjects
@@ -10,7 +10,7 @@ from stagebox.bus import BusClient
 from stagebox.bus.subscription import Subscription
 from stagebox.control.command import Command, CommandVerb
 from stagebox_rack.commands.mark import FILE_NAME as COMMAND_MARK
-from stagebox_rack.commands.service import CommandRefused, CommandService
+from stagebox_rack.commands.service import CommandRefused, CommandService, Handler
 from stagebox_rack.identity.denied import DenyListWitness
 from stagebox_rack.identity.takeover import Takeover
 from stagebox_rack.limits import LIMITS
@@ -35,6 +35,7 @@ class Control:
         boot: bytes,
         publisher: Publisher,
         say_status: Callable[[], None],
+        handlers: Mapping[str, Handler],
     ) -> None:
         self._bus = bus
         self._takeover = takeover
@@ -51,7 +52,11 @@ class Control:
             rack=passport.name,
             boot=boot,
             key=lambda: takeover.credentials.active.key,
-            handlers={CommandVerb.PASSPORT: self._obey_passport, CommandVerb.STATUS: self._obey_status},
+            handlers={
+                CommandVerb.PASSPORT: self._obey_passport,
+                CommandVerb.STATUS: self._obey_status,
+                **handlers,
+            },
             publish_ack=publisher.ack,
             event=publisher.event,
             alert=publisher.alert,

@@ -21,6 +21,10 @@ class CommandVerb(enum.StrEnum):
     """Take this reissued passport (args: ``Passport`` bytes): suspend, activate, approve, rotate the secret."""
     STATUS = "status"
     """Publish a status now (no args)."""
+    LISTEN = "listen"
+    """Send a monitor bus while a lease on it lives (args: see :mod:`stagebox.control.listen`)."""
+    RESET_METERS = "reset-meters"
+    """Start integrated loudness, range and maxima again (args: see :mod:`stagebox.control.listen`)."""
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 import structlog
 from cryptography import x509
 
-from stagebox import certificates, tls
+from stagebox import certificates, subjects, tls
 from stagebox.bus import BUS_LIMITS, BusClient, BusLimits, BusOptions, BusStats, Subscription
 from stagebox.errors import ConfigError, KeyFileError
 from stagebox.subscriber.counters import Counters
@@ -21,6 +24,9 @@ from stagebox.subscriber.patterns import checkpoint_pattern
 from stagebox.subscriber.record import Record
 from stagebox.subscriber.stream import OnBad, RecordStream, Verify
 from stagebox.subscriber.trust import RackTrust
+
+if TYPE_CHECKING:
+    from stagebox.listening.listener import Listener
 
 CERTIFICATE_FILE = "client.crt"
 KEY_FILE = "client.key"
@@ -45,8 +51,12 @@ class Subscriber:
         roots: Sequence[x509.Certificate],
         *,
         limits: SubscriberLimits = SUBSCRIBER_LIMITS,
+        mixer: str | None = None,
+        identity: Path | None = None,
     ) -> None:
         self._bus = bus
+        self._mixer = mixer
+        self._identity = identity
         self._limits = limits
         self._trust = RackTrust(roots, limits)
         self._open: set[_Open] = set()
@@ -123,6 +133,55 @@ class Subscriber:
             async for record in stream:
                 yield record
 
+    @contextlib.asynccontextmanager
+    async def listen(
+        self,
+        rack: str,
+        *,
+        bus: str = "main",
+        latency_ms: float | None = None,
+        verify: Literal[True, False] = True,
+    ) -> AsyncIterator[Listener]:
+        """Listen to a monitor bus: yields an asynchronous iterator of :class:`stagebox.listening.listener.AudioBlock`.
+
+        The rack sends the bus because of the lease that is held inside the ``async with``. A block comes ``latency_ms``
+        (60 by default) after its packet at the latest. Audio is handed out before its proof can be there; with
+        ``verify``, a packet that turns out not to be the rack's ends the iteration with VerificationError.
+
+        Raises:
+            ConfigError: the mixer's address is not known, or the extra ``stagebox[listen]`` is not installed.
+            StageboxError: the mixer or the rack refuses.
+        """
+        from stagebox.listening.limits import LISTEN_LIMITS
+
+        _require_codec()
+        from stagebox.listening.lease import LeaseHolder
+        from stagebox.listening.listener import Listener
+
+        wanted = LISTEN_LIMITS.latency_ms if latency_ms is None else latency_ms
+        if not LISTEN_LIMITS.latency_min_ms <= wanted <= LISTEN_LIMITS.latency_max_ms:
+            raise ConfigError(
+                f"a latency of {wanted:g} ms is out of range",
+                remedy=f"use {LISTEN_LIMITS.latency_min_ms:g} to {LISTEN_LIMITS.latency_max_ms:g} ms",
+            )
+        if self._mixer is None or self._identity is None:
+            raise ConfigError(
+                "listening needs the mixer's API, and this subscriber does not know it",
+                remedy='give stagebox.connect(…, mixer="https://…")',
+            )
+        lease = LeaseHolder(self._mixer, self._identity, rack, bus)
+        async with self.open_records(
+            subjects.audio(rack, bus), verify="live" if verify else False, on_bad="raise"
+        ) as stream:
+            listener = Listener(stream, lease, rack=rack, bus=bus, latency_ms=wanted)
+            try:
+                await lease.take()
+                listener.begin()
+                yield listener
+            finally:
+                await listener.end()
+                await lease.release()
+
     async def _begin(self, pattern: str, verify: Verify, on_bad: OnBad) -> _Open:
         proofs = checkpoint_pattern(pattern)
         stream = RecordStream(pattern, self._trust, verify=verify, on_bad=on_bad, limits=self._limits)
@@ -156,6 +215,7 @@ def connect(
     identity: str | Path,
     *,
     name: str = "stagebox-subscriber",
+    mixer: str | None = None,
     limits: SubscriberLimits = SUBSCRIBER_LIMITS,
     bus_limits: BusLimits = BUS_LIMITS,
 ) -> Subscriber:
@@ -163,7 +223,8 @@ def connect(
 
     ``servers`` are addresses such as ``wss://mixer:4222``; ``identity`` is a directory with ``client.crt``,
     ``client.key`` and ``ca.pem``, as ``stagebox keys gen-client`` writes it. Entering connects, and raises
-    BusError or TlsError with the cause when that fails.
+    BusError or TlsError with the cause when that fails. ``mixer`` is the base URL of the mixer's API, which listening
+    needs; port 8443 of the first server's host unless given.
 
     Raises:
         KeyFileError, TlsError: the identity cannot be used.
@@ -193,4 +254,25 @@ def connect(
         give_up_after=limits.connect_within,
         limits=bus_limits,
     )
-    return Subscriber(BusClient(options), certificates.load_certificates(roots_path), limits=limits)
+    return Subscriber(
+        BusClient(options),
+        certificates.load_certificates(roots_path),
+        limits=limits,
+        mixer=mixer if mixer is not None else _api_of(options.servers[0]),
+        identity=directory,
+    )
+
+
+def _api_of(server: str) -> str:
+    """The base URL of the API of a mixer whose snake is ``server``, if it has its usual port."""
+    host = urlsplit(server).hostname or "localhost"
+    return f"https://[{host}]:8443" if ":" in host else f"https://{host}:8443"
+
+
+def _require_codec() -> None:
+    for module in ("av", "numpy"):
+        if importlib.util.find_spec(module) is None:
+            raise ConfigError(
+                f"listening needs the Python module {module!r}, which is not installed",
+                remedy="pip install 'stagebox[listen]'",
+            )

@@ -91,6 +91,24 @@ class MixerApi:
         """Ask a rack for a signed sign of life."""
         return self._step(name, "check", "")
 
+    def listen(self, rack: str, bus: str, ttl_s: int, lease: str | None = None) -> dict[str, Any]:
+        """Take or renew a lease on a monitor bus."""
+        body: dict[str, object] = {"bus": bus, "ttl_s": ttl_s}
+        if lease is not None:
+            body["lease"] = lease
+        return self._call("POST", f"/api/v1/racks/{_segment(rack)}/listen", body)
+
+    def release(self, rack: str, bus: str, lease: str) -> dict[str, Any]:
+        """End a lease."""
+        return self._call(
+            "DELETE", f"/api/v1/racks/{_segment(rack)}/listen/{_segment(bus)}/{_segment(lease)}"
+        )
+
+    def reset_meters(self, name: str, source: str = "", programme: str = "") -> dict[str, Any]:
+        """Start a rack's integrated loudness, range and maxima again."""
+        body: dict[str, object] = {"source": source, "programme": programme}
+        return self._call("POST", f"/api/v1/racks/{_segment(name)}/reset-meters", body)
+
     def remove(self, name: str, reason: str = "") -> dict[str, Any]:
         """Take a rack out of the registry."""
         return self._call(
