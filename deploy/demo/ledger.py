@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from demo.limits import LIMITS
-from stagebox.cli.mixer_api import MixerApi
+from stagebox.mixer_api import MixerApi
 from stagebox.errors import StageboxError
 
 Rows = list[dict[str, Any]]

@@ -201,6 +201,8 @@ class Mixer:
                 enforcer=members.enforcer,
                 connections=members.connections,
                 commands=members.commands,
+                listening=members.listening,
+                presence=members.presence,
                 audit=audit,
                 audit_reader=reader,
                 access=access,

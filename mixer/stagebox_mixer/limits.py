@@ -105,6 +105,22 @@ class MixerLimits:
     acks_pending: int = 4096
     acks_remembered: int = 4096  # settled commands whose repeated acks are not taken for strange
 
+    # Listening
+    listen_min_s: int = 5
+    listen_max_s: int = 60
+    listen_default_s: int = 30
+    listen_rack_s: int = 90  # our lease at the rack: longer than any listener's, so that renewals are few
+    listen_sweep_s: float = 0.5
+    listeners_per_rack: int = 64
+    listen_actor: str = "mixer"  # who tells a rack to stop when the last listener left
+
+    # Presence
+    presence_stale_s: float = 15.0  # without a heartbeat
+    presence_offline_s: float = 30.0
+    presence_sweep_s: float = 1.0
+    presence_racks: int = 65_536
+    presence_pending: int = 8192  # heartbeats waiting for the event loop
+
     # Requests of racks
     request_answer_s: float = 60.0  # how long the bus lets the mixer answer one
     requests_at_once: int = 64

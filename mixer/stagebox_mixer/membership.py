@@ -36,8 +36,10 @@ from stagebox_mixer.enrollment.shared_token import load_shared_token
 from stagebox_mixer.lifecycle.expiry import ExpirySweep
 from stagebox_mixer.lifecycle.machine import Terms
 from stagebox_mixer.lifecycle.service import LifecycleService
+from stagebox_mixer.listening.service import Listening
 from stagebox_mixer.nats import credentials
 from stagebox_mixer.nats.credentials import BusUser
+from stagebox_mixer.presence.service import PresenceService
 from stagebox_mixer.registry.store import Registry
 from stagebox_mixer.requests import RequestDesk
 from stagebox_mixer.settings import MixerSettings
@@ -115,6 +117,11 @@ class Membership:
         )
         await commands.start()
         stop.push_async_callback(commands.stop)
+        self.listening = Listening(commands=commands, audit=self._audit)
+        stop.push_async_callback(self.listening.stop)
+        self.presence = PresenceService(self._live)
+        await self.presence.start()
+        stop.push_async_callback(self.presence.stop)
         delivery = PassportDelivery(
             commands=commands, registry=self.registry, pending_passport=self.lifecycle.pending_passport
         )
@@ -152,7 +159,12 @@ class Membership:
 
     def background(self) -> dict[str, Any]:
         """Return the work that goes on for ever, by name, to be run by the mixer."""
-        return {"enforcement": self.enforcer.run(), "expiry": self.expiry.run()}
+        return {
+            "enforcement": self.enforcer.run(),
+            "expiry": self.expiry.run(),
+            "listening": self.listening.run(),
+            "presence": self.presence.run(),
+        }
 
     def _deny_list_changed(self, _now: DenyList) -> None:
         self.enforcer.soon()

@@ -25,16 +25,19 @@ from stagebox.passport import PassportStatus
 from stagebox.tasks import end_tasks
 from stagebox_rack.audio.engine import AudioEngine
 from stagebox_rack.audio.measurement import AudioItem
-from stagebox_rack.audio.source_uri import parse_sources
+from stagebox_rack.audio_commands import AudioCommands
+from stagebox_rack.audio_plans import bus_plans, source_plans
 from stagebox_rack.capturing import Capturing
 from stagebox_rack.checkpointing import CheckpointBuilder
 from stagebox_rack.control import Control
 from stagebox_rack.handover import Handover
 from stagebox_rack.heartbeat import status_body
+from stagebox_rack.host import HostSampler
 from stagebox_rack.identity import succession
 from stagebox_rack.identity.store import Held, IdentityStore
 from stagebox_rack.identity.takeover import Takeover
 from stagebox_rack.limits import LIMITS
+from stagebox_rack.monitor.service import MonitorService
 from stagebox_rack.publisher import Publisher
 from stagebox_rack.settings import RackSettings
 from stagebox_rack.state import RackIdentity
@@ -61,7 +64,8 @@ class Rack:
         self._status = held.newest.passport.status
         self._takeover = Takeover(store, held, self, wall=time.time)
         self._credentials = self._takeover.credentials
-        self._specs = parse_sources(settings.sources)
+        self._plans = source_plans(settings)
+        self._host = HostSampler(store.paths.directory)
         self._started = time.monotonic()
         self._boot = uuid7().bytes
         self._tasks: list[asyncio.Task[None]] = []
@@ -109,12 +113,16 @@ class Rack:
             asyncio.get_running_loop(), self._take, max_items=LIMITS.handover_items
         )
         self._capturing = capturing = Capturing(self._make_engine, handover, alert=self.alert)
+        self._monitor = monitor = MonitorService(
+            bus_plans(self._settings, self._plans), tap=capturing.tap, emit=handover.put, event=self.event
+        )
         self._exit.push_async_callback(capturing.stop)
         if self._status is PassportStatus.ACTIVE:
             # First of all: a source that cannot be captured must not leave a trace of a start in the journal.
             await capturing.open()
         publisher = await self._connect_and_journal()
         self._exit.push_async_callback(capturing.stop)
+        self._exit.push_async_callback(monitor.stop)
         if self._status is PassportStatus.ACTIVE:
             await capturing.start()
         control = self._control = Control(
@@ -125,18 +133,19 @@ class Rack:
             boot=self._boot,
             publisher=publisher,
             say_status=lambda: self._say_status(publisher, self.mode),
+            handlers=AudioCommands(monitor, capturing).handlers(),
         )
         await control.start()
         self._exit.push_async_callback(control.stop)
         for name, work in control.work():
             self._run(work, name)
+        self._run(monitor.run(), "monitor")
+        self._run(self._host.run(), "host")
         self._run(self._checkpoint_forever(publisher), "checkpoints")
         self._run(self._heartbeat_forever(publisher), "heartbeat")
 
     def _make_engine(self) -> AudioEngine:
-        return AudioEngine(
-            self._specs, self._handover.put, monitor_bit_rate=self._settings.monitor_kbit * 1000
-        )
+        return AudioEngine(self._plans, self._handover.put)
 
     async def _connect_and_journal(self) -> Publisher:
         identity = self._credentials.held.main
@@ -209,6 +218,7 @@ class Rack:
                 self.event("activated", {"before": previous.value})
                 self._capturing.start_soon()
         else:
+            await self._monitor.stop()
             await self._capturing.stop()
             if previous is not status:
                 self.event("suspended", {"status": status.value})
@@ -305,6 +315,8 @@ class Rack:
                 uptime_s=time.monotonic() - self._started,
                 identity=self._credentials.held.newest,
                 sources=self._capturing.status(),
+                buses=self._monitor.status(),
+                host=self._host.latest(),
                 publisher=publisher,
                 handover_dropped=self._handover.dropped,
                 wal=self._wal.stats(),

@@ -27,6 +27,10 @@ class RackLimits:
     audio_tone_max_dbfs: float = 0.0
     audio_source_spec_chars: int = 4096
 
+    # --- audio: channel maps -------------------------------------------------------------------
+    channel_gain_min_db: float = -60.0
+    channel_gain_max_db: float = 40.0
+
     # --- audio: pacing of file and tone sources ------------------------------------------------
     audio_pace_max_lag: float = 1.0  # further behind than this (suspend, starvation) becomes a gap
 
@@ -35,17 +39,28 @@ class RackLimits:
     audio_device_poll: float = 0.25
     audio_device_time_max_age: float = 2.0  # an ADC time older than this is not believed
     audio_clock_slew_ppm: int = 500  # how much slower than nominal a converter may run and be followed
+    audio_clock_step: float = 0.05  # the wall clock moved by more than this between two blocks was stepped
     audio_reopen_first: float = 0.25
     audio_reopen_factor: float = 2.0
     audio_reopen_max: float = 10.0
 
     # --- audio: meters and monitor -------------------------------------------------------------
     meter_rate_hz: int = 20
-    meter_loudness_step_ms: int = 10
+    meter_rate_max_hz: int = 50
+    meter_hold: float = 2.0  # a sample peak stays this long, then falls to what is there
     meter_momentary_ms: int = 400
+    meter_short_term_ms: int = 3_000
+    meter_gating_ms: int = 100  # between two blocks of integrated loudness and of loudness range
     meter_filter_block_min: int = 48  # samples per K-weighting block: near the cost minimum
     meter_filter_block_max: int = 64
+    hum_prominence_db: float = 15.0  # how far lines of the mains stand above what is beside them
+    meter_correlation: float = 0.3  # time constant of the phase correlation
+    sample_limit: float = 1e5  # +100 dBFS: a float sample beyond it is taken for a fault of the source
     nonfinite_recovery: float = 1.0  # clean audio for this long ends a NaN/infinity condition
+    leases_per_bus: int = 32
+    lease_max: float = 120.0  # seconds; a listener that vanished is forgotten by then
+    lease_poll: float = 1.0  # how often an idle rack looks whether a bus ended by itself
+    monitor_buses: int = 32
     opus_rate: int = 48_000  # Hz
     opus_frame: int = 960  # samples: 20 ms
     opus_bit_rate: int = 96_000  # bit/s
@@ -144,6 +159,11 @@ class RackLimits:
     sync_interval: float = 600.0
     sync_retry: float = 30.0
     deny_lists_pending: int = 16
+
+    # --- heartbeat -------------------------------------------------------------------------------
+    host_sample: float = 5.0  # between two looks at the machine
+    host_interfaces: int = 16
+    host_addresses: int = 8  # of one interface
 
     # --- publishing ------------------------------------------------------------------------------
     handover_items: int = 4096  # audio items waiting for the event loop

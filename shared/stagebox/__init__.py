@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stagebox.errors import StageboxError as StageboxError
     from stagebox.errors import VerificationError as VerificationError
+    from stagebox.listening.listener import AudioBlock as AudioBlock
     from stagebox.records.audio import AudioPacket as AudioPacket
     from stagebox.records.event import Event as Event
     from stagebox.records.meter import MeterFrame as MeterFrame
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from stagebox.subscriber import connect as connect
 
 _HOMES = {
+    "AudioBlock": "stagebox.listening.listener",
     "AudioPacket": "stagebox.records.audio",
     "Event": "stagebox.records.event",
     "MeterFrame": "stagebox.records.meter",
@@ -34,6 +36,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AudioBlock",
     "AudioPacket",
     "Event",
     "MeterFrame",

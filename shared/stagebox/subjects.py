@@ -126,6 +126,7 @@ def parse(subject: str) -> Subject:
 
 ALL_REQUESTS = "rack.*.req.*"
 ALL_ACKS = "rack.*.ack"
+ALL_STATUSES = "rack.*.status"
 ALL_COMMANDS = "mixer.cmd.*"
 TRUST = "mixer.trust"
 BEACON = "mixer.beacon"

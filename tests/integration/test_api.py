@@ -30,7 +30,7 @@ from stagebox.certificates import (
     public_ed25519,
     to_der,
 )
-from stagebox.cli.mixer_api import MixerApi
+from stagebox.mixer_api import MixerApi
 from stagebox.control.command import Ack, AckResult, open_command
 from stagebox.control.fields import payload_digest
 from stagebox.control.renewal import Renewal, RenewalRequest

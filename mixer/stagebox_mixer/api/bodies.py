@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from stagebox.control.listen import LEASE_BYTES
 from stagebox.limits import LIMITS as SHARED
 from stagebox_mixer.limits import LIMITS
 
@@ -46,6 +47,21 @@ class StepRequest(_Body):
     """``POST /api/v1/racks/{name}/{approve,suspend,activate,rotate-secret}``; the whole body may be left out."""
 
     reason: Reason = ""
+
+
+class ListenRequest(_Body):
+    """``POST /api/v1/racks/{name}/listen``; ``lease`` renews one."""
+
+    bus: str = Field(max_length=SHARED.max_name_chars)
+    ttl_s: int = LIMITS.listen_default_s
+    lease: str | None = Field(default=None, max_length=2 * LEASE_BYTES)
+
+
+class ResetMetersRequest(_Body):
+    """``POST /api/v1/racks/{name}/reset-meters``; the whole body may be left out."""
+
+    source: str = Field(default="", max_length=SHARED.max_name_chars)
+    programme: str = Field(default="", max_length=SHARED.max_name_chars)
 
 
 class DenyRequest(_Body):

@@ -7,8 +7,8 @@ no series. docs/reference/api.md lists them all. This module is imported at the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -17,9 +17,11 @@ from prometheus_client.registry import Collector
 
 from stagebox.control.denylist import DenyKind, DenyList
 from stagebox.passport import PassportStatus
+from stagebox_mixer.api.heartbeat_metrics import presence_families
 from stagebox_mixer.api.rack_view import ban_on
 from stagebox_mixer.api.services import Counters
 from stagebox_mixer.lifecycle.expiry import warning_ns
+from stagebox_mixer.presence.roll import Presence
 from stagebox_mixer.registry.model import RackEntry
 
 _NS = 1e9
@@ -47,6 +49,7 @@ class Snapshot:
     counters: Counters
     certificate_days: float
     now_s: float
+    presence: Mapping[str, Presence] = field(default_factory=dict)
 
 
 def text(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
@@ -70,9 +73,10 @@ def families(snapshot: Snapshot) -> Iterator[Metric]:
     racks = [entry for entry in snapshot.racks if not entry.removed_at]
     yield from _rack_families(racks, snapshot)
     yield from _fleet_families(racks, snapshot)
-    for field in fields(Counters):
-        name, text = _COUNTED[field.name]
-        yield CounterMetricFamily(f"{name}_total", f"{text}.", value=getattr(snapshot.counters, field.name))
+    yield from presence_families(racks, snapshot.presence)
+    for counted in fields(Counters):
+        name, text = _COUNTED[counted.name]
+        yield CounterMetricFamily(f"{name}_total", f"{text}.", value=getattr(snapshot.counters, counted.name))
 
 
 def expires_unrenewed(entry: RackEntry, *, now_s: float, certificate_days: float) -> bool:

@@ -19,8 +19,10 @@ def add_routes(app: FastAPI, services: Services) -> None:
         # 40 ms of imports that nobody's mixer shall start later for.
         from stagebox_mixer.api import exposition
 
+        racks = await services.registry.all_racks()
         snapshot = exposition.Snapshot(
-            racks=await services.registry.all_racks(),
+            racks=racks,
+            presence={entry.name: services.presence.of(entry.name) for entry in racks},
             deny=await services.denials.read(),
             audit_last=services.audit.head().seq,
             healthy=services.health()["status"] == "ok",

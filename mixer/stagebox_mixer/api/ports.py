@@ -11,6 +11,8 @@ from stagebox.control.denylist import DenyList
 from stagebox_mixer.audit import Row, StoredRow
 from stagebox_mixer.connections import LiveConnection
 from stagebox_mixer.denial.record import Note
+from stagebox_mixer.listening.service import Granted
+from stagebox_mixer.presence.roll import Presence
 from stagebox_mixer.registry.model import RackEntry
 
 
@@ -107,3 +109,20 @@ class Audit(Protocol):
 
     def witness(self) -> Head | None:
         """Return the head noted outside the stream, None if there is none."""
+
+
+class Listening(Protocol):
+    """Leases on monitor buses (``listening.service.Listening``)."""
+
+    async def listen(self, rack: str, bus: str, ttl_s: int, caller: str, lease: str | None = None) -> Granted:
+        """Give or renew a lease."""
+
+    async def release(self, rack: str, bus: str, lease: str, caller: str) -> None:
+        """End one."""
+
+
+class Presences(Protocol):
+    """Which racks are there (``presence.service.PresenceService``)."""
+
+    def of(self, rack: str) -> Presence:
+        """Whether a rack is there now."""

@@ -16,6 +16,7 @@ from stagebox_mixer.commands.service import CommandUnanswered
 from stagebox_mixer.denial import DeniedError
 from stagebox_mixer.enrollment.machine import EnrollmentRefused
 from stagebox_mixer.lifecycle.refusals import LifecycleRefused
+from stagebox_mixer.listening.service import ListenRefused
 
 log = structlog.get_logger()
 
@@ -71,6 +72,8 @@ def _classify(error: StageboxError) -> tuple[int, str]:
             return 403, "forbidden"
         case NotFound():
             return 404, "not_found"
+        case ListenRefused():
+            return 409, error.code
         case CommandUnanswered():
             return 504, "unanswered"
         case BusError() | StorageError():

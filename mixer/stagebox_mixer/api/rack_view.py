@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from stagebox.control.denylist import Denied, DenyList
 from stagebox_mixer.denial.record import Note, note_key
 from stagebox_mixer.ingest.ledger import RackLedger
+from stagebox_mixer.presence.roll import Presence
 from stagebox_mixer.registry.model import PendingIssue, RackEntry
 
 REMOVED = "removed"
+_OWN = frozenset({"state", "time_ns", "boot"})
 
 
 def status_of(entry: RackEntry) -> str:
@@ -65,6 +68,44 @@ def ban_view(banned: Denied, notes: Mapping[str, Note]) -> dict[str, Any]:
         "reason": note.reason if note is not None else "",
         "actor": note.actor if note is not None else "",
     }
+
+
+def presence_view(presence: Presence) -> dict[str, Any]:
+    """Return whether a rack is there and how long ago it was heard."""
+    heartbeat = presence.heartbeat
+    return {
+        "state": presence.state.value,
+        "age_s": round(presence.age_s, 3) if presence.age_s is not None else None,
+        "last_seen_ns": heartbeat.received_ns if heartbeat is not None else None,
+    }
+
+
+def heartbeat_view(presence: Presence) -> dict[str, Any] | None:
+    """Return the latest heartbeat as JSON can hold it, None if there was none."""
+    heartbeat = presence.heartbeat
+    if heartbeat is None:
+        return None
+    return {
+        "state": heartbeat.state,
+        "time_ns": heartbeat.time_ns,
+        "boot": heartbeat.boot.hex(),
+        **{name: json_value(value) for name, value in heartbeat.body.items() if name not in _OWN},
+    }
+
+
+def json_value(value: Any, depth: int = 8) -> Any:
+    """Return what a rack said as JSON can hold it: bytes as hexadecimal, what is no number as null."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return value.hex()
+    if depth and isinstance(value, dict):
+        return {str(name): json_value(item, depth - 1) for name, item in value.items()}
+    if depth and isinstance(value, list | tuple):
+        return [json_value(item, depth - 1) for item in value]
+    return None
 
 
 def journal_view(row: RackLedger) -> dict[str, Any]:

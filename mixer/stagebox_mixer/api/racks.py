@@ -16,7 +16,15 @@ from stagebox.identity import Role
 from stagebox.passport import PassportStatus
 from stagebox_mixer.api.bodies import Reason, StepRequest
 from stagebox_mixer.api.problems import NotFound
-from stagebox_mixer.api.rack_view import REMOVED, ban_on, journal_view, rack_view, status_of
+from stagebox_mixer.api.rack_view import (
+    REMOVED,
+    ban_on,
+    heartbeat_view,
+    journal_view,
+    presence_view,
+    rack_view,
+    status_of,
+)
 from stagebox_mixer.api.services import Services
 from stagebox_mixer.commands.service import CommandUnanswered
 from stagebox_mixer.limits import LIMITS
@@ -40,7 +48,7 @@ def add_routes(app: FastAPI, services: Services) -> None:
     async def check(name: str, request: Request) -> dict[str, Any]:
         """Send a signed command and return the verified answer: proof of who is there, in both directions."""
         caller = await services.access.require(request, Role.OPERATOR)
-        await _registered(services, name)
+        await registered(services, name)
         started = time.perf_counter()
         ack = await _sign_of_life(services, name, caller.uri)
         return {
@@ -66,7 +74,13 @@ def _reading(app: FastAPI, services: Services) -> None:
         deny, notes = await services.denials.read(), await services.denials.notes()
         entries = await services.registry.all_racks()
         wanted = [entry for entry in entries if _is(entry, status, ban_on(entry, deny) is not None)]
-        return {"v": 1, "racks": [rack_view(entry, deny, notes) for entry in wanted]}
+        return {
+            "v": 1,
+            "racks": [
+                {**rack_view(entry, deny, notes), "presence": presence_view(services.presence.of(entry.name))}
+                for entry in wanted
+            ],
+        }
 
     @app.get("/api/v1/racks/{name}")
     async def show_rack(name: str, request: Request) -> dict[str, Any]:
@@ -78,6 +92,8 @@ def _reading(app: FastAPI, services: Services) -> None:
         return {
             **await _view(services, entry),
             "connected": await _connected(services, name),
+            "presence": presence_view(presence := services.presence.of(name)),
+            "heartbeat": heartbeat_view(presence),
             "wal": [journal_view(row) for row in journals],
         }
 
@@ -87,7 +103,7 @@ def _changing(app: FastAPI, services: Services) -> None:
         @app.post(f"/api/v1/racks/{{name}}/{path}", name=path)
         async def take(name: str, request: Request, body: StepRequest | None = None) -> dict[str, Any]:
             caller = await services.access.require(request, Role.ADMIN)
-            await _registered(services, name)
+            await registered(services, name)
             reason = body.reason if body is not None else ""
             return await _view(services, await step(name, actor=caller.uri, reason=reason))
 
@@ -100,7 +116,7 @@ def _changing(app: FastAPI, services: Services) -> None:
     @app.delete("/api/v1/racks/{name}")
     async def remove(name: str, request: Request, reason: Reason = "") -> dict[str, Any]:
         caller = await services.access.require(request, Role.ADMIN)
-        await _registered(services, name)
+        await registered(services, name)
         return await _view(services, await lifecycle.remove(name, actor=caller.uri, reason=reason))
 
 
@@ -129,7 +145,12 @@ def _is(entry: RackEntry, wanted: str | None, banned: bool) -> bool:
     return banned and not entry.removed_at if wanted == DENIED else status_of(entry) == wanted
 
 
-async def _registered(services: Services, name: str) -> RackEntry:
+async def registered(services: Services, name: str) -> RackEntry:
+    """Return a rack that is in the registry and was not removed.
+
+    Raises:
+        NotFound: there is none.
+    """
     entry = await services.registry.rack(name)
     if entry is None or entry.removed_at:
         raise _unknown(name)

@@ -15,6 +15,8 @@ from stagebox_mixer.api.ports import (
     Denials,
     Enforcement,
     Lifecycle,
+    Listening,
+    Presences,
 )
 from stagebox_mixer.enrollment.service import EnrollmentService
 from stagebox_mixer.ingest.ledger import Ledger
@@ -47,6 +49,8 @@ class Services:
     enforcer: Enforcement
     connections: Connections
     commands: Commands
+    listening: Listening
+    presence: Presences
     audit: Audit
     audit_reader: AuditReader
     access: Access

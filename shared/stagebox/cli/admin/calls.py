@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from stagebox.cli.mixer_api import MixerApi
+    from stagebox.mixer_api import MixerApi
 
 MixerOption = Annotated[
     str | None, typer.Option("--mixer", metavar="URL", help="Base URL of the mixer's API.")
@@ -36,9 +36,9 @@ def mixer_api(
     Raises:
         StageboxError: a setting is wrong, or the mixer refuses or cannot be reached.
     """
-    from stagebox.cli.mixer_api import MixerApi
     from stagebox.cli.options import settings_for
     from stagebox.config.client import ClientSettings
+    from stagebox.mixer_api import MixerApi
 
     settings = settings_for(ctx, ClientSettings, {"mixer": mixer, "identity": identity}, config=config)
     with MixerApi(settings.mixer, settings.identity) as api:

@@ -20,7 +20,7 @@ from stagebox.cli.admin.rendering import echo_json, echo_lines, rack_lines
 from stagebox.cli.options import ConfigOption, JsonOption
 
 if TYPE_CHECKING:
-    from stagebox.cli.mixer_api import MixerApi
+    from stagebox.mixer_api import MixerApi
 
 app = typer.Typer()
 

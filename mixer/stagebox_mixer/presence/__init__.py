@@ -1,0 +1,1 @@
+"""Which racks are there: their latest heartbeat, and how long ago it came."""
