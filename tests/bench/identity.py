@@ -22,10 +22,10 @@ from bench.table import Row, median, quantile
 from stagebox import logs, subjects
 from stagebox.bus import BUS_LIMITS, BusClient, BusOptions
 from stagebox.certificates import build_csr
-from stagebox.mixer_api import MixerApi
 from stagebox.control.fields import NONCE_BYTES
 from stagebox.control.request import open_answer
 from stagebox.identity import RackId, machine_id
+from stagebox.mixer_api import MixerApi
 from stagebox.tls import client_context
 from stagebox_keys.ca import IssuingAuthority
 from stagebox_rack import state

@@ -30,7 +30,6 @@ from stagebox.certificates import (
     public_ed25519,
     to_der,
 )
-from stagebox.mixer_api import MixerApi
 from stagebox.control.command import Ack, AckResult, open_command
 from stagebox.control.fields import payload_digest
 from stagebox.control.renewal import Renewal, RenewalRequest
@@ -39,6 +38,7 @@ from stagebox.envelope import DOMAIN_ANSWER, open_envelope
 from stagebox.errors import InputError, StageboxError, VerificationError
 from stagebox.identity import Role
 from stagebox.keyfiles import load_ed25519
+from stagebox.mixer_api import MixerApi
 from stagebox_mixer import app
 from stagebox_mixer.api import racks as rack_routes
 from stagebox_mixer.api import server

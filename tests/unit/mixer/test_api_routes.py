@@ -38,6 +38,8 @@ from stagebox_mixer.denial import DeniedError, Note
 from stagebox_mixer.enrollment.service import NewToken
 from stagebox_mixer.enrollment.tokens import ListedToken
 from stagebox_mixer.limits import LIMITS
+from stagebox_mixer.listening.service import Granted, ListenRefused
+from stagebox_mixer.presence.roll import Heartbeat, Presence, PresenceState
 from stagebox_mixer.registry.model import PendingIssue, RackEntry, TokenEntry, TokenState
 from support.cluster import Cluster
 
@@ -54,6 +56,9 @@ ROUTES: list[tuple[str, str, Any, Role | None]] = [
     ("GET", "/api/v1/denied", None, Role.VIEWER),
     ("GET", "/api/v1/audit", None, Role.OPERATOR),
     ("POST", "/api/v1/racks/{name}/check", None, Role.OPERATOR),
+    ("POST", "/api/v1/racks/{name}/listen", {"bus": "main"}, Role.VIEWER),
+    ("DELETE", "/api/v1/racks/{name}/listen/{bus}/{lease}", None, Role.VIEWER),
+    ("POST", "/api/v1/racks/{name}/reset-meters", {"source": "main"}, Role.OPERATOR),
     ("POST", "/api/v1/tokens", {"rack": "stage-left"}, Role.ADMIN),
     ("DELETE", "/api/v1/tokens/{token_id}", None, Role.ADMIN),
     ("POST", "/api/v1/racks/{name}/approve", None, Role.ADMIN),
@@ -71,7 +76,9 @@ BOOT = bytes(range(16))
 
 
 def at(path: str) -> str:
-    return path.format(name="stage-left", token_id="ab12", kind="rack", value="banned")
+    return path.format(
+        name="stage-left", token_id="ab12", kind="rack", value="banned", bus="main", lease="ab" * 16
+    )
 
 
 def rack(name: str, **fields: object) -> RackEntry:
@@ -106,6 +113,19 @@ class Parts:
             "flux-test", "stage-left", 7, bytes(32), BOOT, 5, AckResult.DONE
         )
         self.offline = False
+
+    # Listening and presence
+
+    async def listen(self, rack: str, bus: str, ttl_s: int, caller: str, lease: str | None = None) -> Granted:
+        self.did.append(("listen", rack, bus, ttl_s, caller, lease))
+        return Granted(rack, bus, lease or "ab" * 16, ttl_s)
+
+    async def release(self, rack: str, bus: str, lease: str, caller: str) -> None:
+        self.did.append(("release", rack, bus, lease, caller))
+
+    def of(self, rack: str) -> Presence:
+        beat = Heartbeat("running", {"version": "0.1.0", "odd": b"x"}, 5, BOOT, 1.0, 7)
+        return Presence(PresenceState.STALE, 17.5, beat)
 
     # Registry and ledger
 
@@ -277,6 +297,8 @@ def api(parts: Parts, cluster: Cluster) -> Iterator[Api]:
         enforcer=parts,
         connections=parts,
         commands=parts,
+        listening=parts,
+        presence=parts,
         audit=parts,
         audit_reader=parts,
         access=access,
@@ -645,3 +667,35 @@ async def test_metrics_are_what_prometheus_reads(api: Api) -> None:
     assert "stagebox_renewals_total 3.0" in lines
     assert "stagebox_deny_list_epoch 5.0" in lines
     assert "stagebox_audit_last_sequence 42.0" in lines
+
+
+async def test_a_rack_is_shown_with_its_presence_and_what_it_said_last(api: Api) -> None:
+    async with api.of(Role.VIEWER) as client:
+        shown = (await client.get("/api/v1/racks/stage-left")).json()
+        listed = (await client.get("/api/v1/racks")).json()["racks"][0]
+    assert shown["presence"] == listed["presence"] == {"state": "stale", "age_s": 17.5, "last_seen_ns": 7}
+    assert shown["heartbeat"]["version"] == "0.1.0"
+    assert (shown["heartbeat"]["time_ns"], shown["heartbeat"]["odd"]) == (5, "78")
+    assert "heartbeat" not in listed
+
+
+async def test_a_lease_is_the_callers_and_says_where_the_packets_are(api: Api) -> None:
+    async with api.of(Role.VIEWER) as client:
+        granted = (await client.post("/api/v1/racks/stage-left/listen", json={"bus": "main"})).json()
+        await client.delete(f"/api/v1/racks/stage-left/listen/main/{granted['lease']}")
+    assert granted["subject"] == "rack.stage-left.audio.main"
+    assert api.parts.did[-2:] == [
+        ("listen", "stage-left", "main", 30, actor(Role.VIEWER), None),
+        ("release", "stage-left", "main", granted["lease"], actor(Role.VIEWER)),
+    ]
+
+
+async def test_a_rack_that_does_not_send_the_bus_says_why(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: object, **__: object) -> Granted:
+        raise ListenRefused("unknown_bus", "rack 'stage-left' has no monitor bus 'x'", remedy="see its buses")
+
+    monkeypatch.setattr(api.parts, "listen", refuse)
+    async with api.of(Role.VIEWER) as client:
+        answer = await client.post("/api/v1/racks/stage-left/listen", json={"bus": "x"})
+    assert (answer.status_code, answer.json()["error"]) == (409, "unknown_bus")
+    assert answer.json()["remedy"] == "see its buses"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from stagebox.cli.admin import bans, inspection, steps, tokens
+from stagebox.cli.admin import bans, inspection, meters, steps, tokens
 from stagebox.cli.lazy import LazyGroup
 
 app = typer.Typer(
@@ -14,7 +14,7 @@ app = typer.Typer(
     add_completion=False,
 )
 racks_app = typer.Typer(help="Racks in the registry, and who is banned.", no_args_is_help=True)
-for part in (inspection, steps, bans):
+for part in (inspection, steps, meters, bans):
     racks_app.add_typer(part.app)
 app.add_typer(tokens.app, name="token")
 app.add_typer(racks_app, name="racks")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from stagebox.cli.admin.calls import IdentityOption, MixerOption, RackArgument, mixer_api
+from stagebox.cli.admin.heartbeat import heartbeat_lines, presence_text
 from stagebox.cli.admin.rendering import (
     echo_json,
     echo_lines,
@@ -64,13 +65,17 @@ def list_racks(
         return
     rows = [
         (
-            *(str(rack.get(field, "")) for field in ("name", "tenant", "status", "machine_id")),
+            *(str(rack.get(field, "")) for field in ("name", "tenant", "status")),
+            presence_text(rack.get("presence")),
+            str(rack.get("machine_id", "")),
             time_of(rack, "certificate_not_after"),
             rack_notes(rack),
         )
         for rack in racks
     ]
-    echo_lines(table_lines(("NAME", "TENANT", "STATUS", "MACHINE", "CERTIFICATE UNTIL", "NOTE"), rows))
+    echo_lines(
+        table_lines(("NAME", "TENANT", "STATUS", "PRESENCE", "MACHINE", "CERTIFICATE UNTIL", "NOTE"), rows)
+    )
 
 
 @app.command("show", epilog=_SHOW_EXAMPLES)
@@ -82,13 +87,17 @@ def show(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one rack: its identity, what is issued and not yet taken, its journals."""
+    """Show one rack: its identity, its journals, whether it is there, and what it said last of itself."""
     with mixer_api(ctx, mixer, identity, config) as api:
         rack = api.rack(name)
     if as_json:
         echo_json(rack)
         return
-    echo_lines(rack_lines(rack))
+    heartbeat, presence = rack.pop("heartbeat", None), rack.pop("presence", None)
+    lines = rack_lines(rack)
+    if presence is not None:
+        lines.append(f"presence  {presence_text(presence)}")
+    echo_lines(lines + (heartbeat_lines(heartbeat) if isinstance(heartbeat, dict) else []))
 
 
 @app.command("check", epilog=_CHECK_EXAMPLES)

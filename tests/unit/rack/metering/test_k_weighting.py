@@ -37,7 +37,10 @@ def test_block_filtering_equals_the_sample_by_sample_recursion(rate: int) -> Non
     signal = np.random.default_rng(rate).standard_normal((3, frame * 8))
     filter_ = KWeighting(rate, 3, block=block, max_blocks=frame // block)
     out = np.concatenate(
-        [filter_.process(signal[:, at : at + frame].astype(np.float32)).copy() for at in range(0, signal.shape[1], frame)],
+        [
+            filter_.process(signal[:, at : at + frame].astype(np.float32)).copy()
+            for at in range(0, signal.shape[1], frame)
+        ],
         axis=1,
     )
     np.testing.assert_allclose(out, sosfilt(k_weighting_sections(rate), signal, axis=1), rtol=0, atol=2e-5)

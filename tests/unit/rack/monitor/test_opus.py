@@ -9,8 +9,8 @@ import pytest
 from av.audio.codeccontext import AudioCodecContext
 
 from stagebox.errors import ConfigError
-from stagebox_rack.monitor.opus import PRE_SKIP, EncodedFrame, OpusEncoder
 from stagebox_rack.limits import LIMITS
+from stagebox_rack.monitor.opus import PRE_SKIP, EncodedFrame, OpusEncoder
 
 NS = 1_000_000_000
 
@@ -43,16 +43,15 @@ def tone(rate: int, seconds: float, channels: int) -> npt.NDArray[np.float32]:
     return np.stack(waves, axis=1).astype(np.float32)
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("rate", LIMITS.audio_rates)
-def test_what_is_decoded_is_the_first_two_channels_in_time_and_level(rate: int, channels: int) -> None:
+def test_what_is_decoded_is_what_went_in_in_time_and_level(rate: int, channels: int) -> None:
     encoder = OpusEncoder(rate, channels)
-    assert encoder.channels == min(channels, 2)
     packets = encode(encoder, tone(rate, 1.0, channels), rate)
     assert len(packets) >= 48
     assert [packet.start for packet in packets] == [960 * n for n in range(len(packets))]
-    decoded = decode(packets, encoder.channels)[PRE_SKIP:]
-    expected = tone(48_000, 1.0, channels)[: len(decoded), : encoder.channels]
+    decoded = decode(packets, channels)[PRE_SKIP:]
+    expected = tone(48_000, 1.0, channels)[: len(decoded), :channels]
     middle = slice(9600, len(decoded) - 4800)
     error = decoded[middle] - expected[middle]
     snr = 10 * np.log10(np.mean(expected[middle] ** 2) / np.mean(error**2))

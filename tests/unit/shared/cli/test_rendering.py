@@ -69,7 +69,9 @@ def test_json_holds_every_value() -> None:
 
 def test_a_level_that_is_no_number_is_null() -> None:
     for value in (math.nan, math.inf, -math.inf):
-        assert json.loads(as_json(record(frame(momentary=value))))["value"]["programmes"][0]["momentary"] is None
+        assert (
+            json.loads(as_json(record(frame(momentary=value))))["value"]["programmes"][0]["momentary"] is None
+        )
 
 
 def test_an_unknown_kind_keeps_its_payload() -> None:
