@@ -20,6 +20,8 @@ class ListenLimits:
     slew_per_s: float = 1e-3  # how much the play-out clock may follow the rack's clock, s/s
     slew_window: int = 250  # packets over which the least slack is looked for
 
+    play_blocks: int = 25  # waiting for a sound device that is slower than the rack
+
     # Concealment
     conceal_search: int = 1_920  # frames of the past in which the pitch is looked for
     conceal_lag_min: int = 120  # 400 Hz

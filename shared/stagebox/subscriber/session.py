@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 import sys
@@ -155,8 +156,12 @@ class Subscriber:
         from stagebox.listening.limits import LISTEN_LIMITS
 
         _require_codec()
+        from stagebox.listening.decoding import OpusDecoder
         from stagebox.listening.lease import LeaseHolder
         from stagebox.listening.listener import Listener
+
+        # Loading the codec takes longer than the jitter buffer holds: not while packets come in.
+        await asyncio.to_thread(OpusDecoder, 2)
 
         wanted = LISTEN_LIMITS.latency_ms if latency_ms is None else latency_ms
         if not LISTEN_LIMITS.latency_min_ms <= wanted <= LISTEN_LIMITS.latency_max_ms:
