@@ -1,7 +1,6 @@
 """The meter bridge: what is known now, drawn for a terminal of 80 × 24. Pure: a view in, a renderable out.
 
-Levels are coloured by the field's habit: green below −18 dBFS, yellow up to −9, red above. A solid bar is RMS, a
-light one reaches the sample peak, a mark holds the true peak.
+A solid bar is RMS, a light one reaches the sample peak, a mark holds it; `stagebox meters` draws the same.
 """
 
 from __future__ import annotations
@@ -19,27 +18,10 @@ from rich.text import Text
 from demo.limits import LIMITS
 from demo.telemetry import RackTelemetry
 from stagebox import MeterFrame
+from stagebox.bridge.bars import UNICODE, WIDTH, Glyphs, bar, db, level_style
 from stagebox.subjects import Kind
 
-BOTTOM_DB = -60.0
-YELLOW_DB = -18.0
-RED_DB = -9.0
-_BAR = 36
 _PANEL_LINES = 2 + LIMITS.shown_channels + 5  # border; channels; loudness, snake, meter, audio, journal
-
-
-@dataclass(frozen=True)
-class Glyphs:
-    """The characters of the bars; terminals without UTF-8 get plain ones."""
-
-    rms: str = "█"
-    peak: str = "▒"
-    empty: str = "·"
-    hold: str = "┃"
-    minus: str = "−"
-
-
-PLAIN = Glyphs("#", "=", ".", "|", "-")
 
 
 @dataclass(frozen=True)
@@ -61,39 +43,12 @@ class View:
     elapsed: float
     remaining: float | None
     connected: bool
-    glyphs: Glyphs = Glyphs()
+    glyphs: Glyphs = UNICODE
 
 
 def draw(view: View) -> RenderableType:
     """Return the bridge."""
     return Group(_headline(view), *(_rack(rack, view.glyphs) for rack in view.racks), _footline(view))
-
-
-def level_style(db: float) -> str:
-    """Return the colour of a level in dBFS."""
-    return "red" if db >= RED_DB else "yellow" if db >= YELLOW_DB else "green"
-
-
-def bar(rms: float, peak: float, hold: float, glyphs: Glyphs, width: int = _BAR) -> Text:
-    """Draw one channel from :data:`BOTTOM_DB` to 0 dBFS; each cell has the colour of its level."""
-    full, lit, mark = (_cells(value, width) for value in (rms, peak, hold))
-    text = Text()
-    for cell in range(width):
-        style = level_style(BOTTOM_DB - BOTTOM_DB * (cell + 0.5) / width)
-        if cell == mark - 1 and mark > lit:
-            text.append(glyphs.hold, style)
-        elif cell < full:
-            text.append(glyphs.rms, style)
-        elif cell < lit:
-            text.append(glyphs.peak, style)
-        else:
-            text.append(glyphs.empty, "dim")
-    return text
-
-
-def db(value: float, glyphs: Glyphs) -> str:
-    """Format a level; the floor of the meters is said as such."""
-    return "  -inf" if value < -99.9 else f"{value:6.1f}".replace("-", glyphs.minus)
 
 
 def plain_line(view: RackView) -> str:
@@ -109,10 +64,6 @@ def plain_line(view: RackView) -> str:
         f"{audio.verified} verified; journal {_journal(view.rack, 'records')} records at its last status, "
         f"mixer committed {_known(view.committed)}"
     )
-
-
-def _cells(value: float, width: int) -> int:
-    return max(0, min(width, round((value - BOTTOM_DB) / -BOTTOM_DB * width)))
 
 
 def _headline(view: View) -> Text:
@@ -141,7 +92,7 @@ def _rack(view: RackView, glyphs: Glyphs) -> Panel:
         table.add_row("level", Text("no frame yet", style="yellow"))
     else:
         for channel in range(min(frame.channels, LIMITS.shown_channels)):
-            table.add_row(_channel_name(frame.channels, channel), _channel(rack, frame, channel, glyphs))
+            table.add_row(_channel_name(frame.channels, channel), _channel(frame, channel, glyphs))
         table.add_row("loudness", _loudness(frame, glyphs))
     table.add_row("snake", _snake(rack))
     table.add_row("meter", _live(rack, Kind.METER))
@@ -163,13 +114,12 @@ def _channel_name(channels: int, channel: int) -> str:
     return ("left", "right")[channel] if channels == 2 else f"ch {channel + 1}"
 
 
-def _channel(rack: RackTelemetry, frame: MeterFrame, channel: int, glyphs: Glyphs) -> Text:
-    rms, peak = frame.rms[channel], frame.peak[channel]
-    hold = rack.holds[channel].value
-    text = bar(rms, peak, hold, glyphs)
+def _channel(frame: MeterFrame, channel: int, glyphs: Glyphs) -> Text:
+    rms, peak, true_peak = frame.rms[channel], frame.peak[channel], frame.true_peak[channel]
+    text = bar(rms, peak, frame.peak_hold[channel], glyphs, WIDTH)
     text.append(f" {db(rms, glyphs)} rms", level_style(rms))
     text.append(f"{db(peak, glyphs)} pk", level_style(peak))
-    text.append(f"{db(hold, glyphs)} tp", level_style(hold))
+    text.append(f"{db(true_peak, glyphs)} tp", level_style(true_peak))
     return text
 
 

@@ -36,7 +36,8 @@ def probe(count: int) -> dict[str, object]:
             capture = make_capture(spec, lambda _event: None, CaptureClock())
             opened.append(capture)
             form = capture.open()
-            ring = Ring(form.rate, form.channels, min_block=RACK_LIMITS.audio_ring_min_block_frames)
+            least = RACK_LIMITS.audio_ring_min_block_frames
+            ring = Ring(form.rate, form.channels, min_block=least, dtype=form.dtype)
             cursor = ring.open_cursor()
             capture.start(ring)
             deadline = time.monotonic() + LIMITS.device_first_block

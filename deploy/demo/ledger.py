@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from demo.limits import LIMITS
-from stagebox.mixer_api import MixerApi
 from stagebox.errors import StageboxError
+from stagebox.mixer_api import MixerApi
 
 Rows = list[dict[str, Any]]
 

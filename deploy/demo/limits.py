@@ -34,7 +34,6 @@ class DemoLimits:
     # --- screen ----------------------------------------------------------------------------------
     frames_per_second: float = 12.5
     plain_line_every: float = 2.0
-    peak_hold: float = 2.0
     shown_channels: int = 2
     max_seconds: float = 86_400.0
     heartbeat: float = 1.0  # of the demo's racks, so that the journal's figures move

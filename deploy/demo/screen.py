@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.live import Live
 
 from demo import bridge
-from demo.bridge import Glyphs, View
+from demo.bridge import View
 from demo.limits import LIMITS
+from stagebox.bridge.bars import glyphs_for
 
 Draw = Callable[[View], None]
 
@@ -26,8 +27,7 @@ class Screen:
         stream = sys.stderr if unattended else sys.stdout
         self._console = Console(file=stream, highlight=False, soft_wrap=True)
         self._full = self._console.is_terminal and not self._console.is_dumb_terminal and not unattended
-        unicode = self._console.encoding.lower().replace("-", "").startswith("utf")
-        self.glyphs = Glyphs() if unicode else bridge.PLAIN
+        self.glyphs = glyphs_for(self._console.encoding)
 
     def say(self, text: str, style: str = "") -> None:
         """Write one line of progress or of the account."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,9 +26,11 @@ from demo.sources import Source, Wanted
 from demo.telemetry import RackTelemetry, Telemetry
 from demo.throwaway import MixerAddress, ThrowawayCluster, Ticket
 from stagebox.errors import StageboxError
+from stagebox.listening.lease import LeaseHolder
 from stagebox.subjects import Kind
 
 RACKS = ("stage-left", "stage-right")
+MONITOR_BUS = "main"
 _T = TypeVar("_T")
 _U = TypeVar("_U")
 
@@ -84,7 +86,8 @@ class Session:
                 async with open_ledger(mixer.api, cluster.viewer, RACKS) as ledger:
                     for name in RACKS:
                         await self._enroll(cluster, mixer, name, tickets[name], telemetry.racks[name])
-                    seconds = await self._show(cluster, mixer, telemetry, ledger)
+                    async with self._listening(cluster, mixer):
+                        seconds = await self._show(cluster, mixer, telemetry, ledger)
                     evidence = await self._finish(cluster, telemetry, ledger)
                 strangers = telemetry.strangers
             await self._noted(cluster.stop_mixer())
@@ -124,6 +127,16 @@ class Session:
             await _cancel([watching, arriving])
         self._first_frame_ms[name] = (rack.first_frame_at - spawned) * 1000
         self._screen.say(f"{name} enrolled; first meter frame after {self._first_frame_ms[name]:.0f} ms")
+
+    @contextlib.asynccontextmanager
+    async def _listening(self, cluster: ThrowawayCluster, mixer: MixerAddress) -> AsyncIterator[None]:
+        """Listen to every rack meanwhile: racks send audio only while somebody does."""
+        leases = [LeaseHolder(mixer.api, cluster.viewer, name, MONITOR_BUS) for name in RACKS]
+        try:
+            await _all([lease.take() for lease in leases])
+            yield
+        finally:
+            await _all([lease.release() for lease in leases])
 
     async def _show(
         self, cluster: ThrowawayCluster, mixer: MixerAddress, telemetry: Telemetry, ledger: LedgerView

@@ -48,19 +48,6 @@ class KindTally:
                 self.unproved += 1
 
 
-@dataclass
-class PeakHold:
-    """The highest true peak of a channel in dBTP over the last ``LIMITS.peak_hold`` seconds."""
-
-    value: float = float("-inf")
-    until: float = 0.0
-
-    def update(self, value: float, now: float) -> None:
-        """Take a new value."""
-        if value >= self.value or now >= self.until:
-            self.value, self.until = value, now + LIMITS.peak_hold
-
-
 class RackTelemetry:
     """Everything known of one rack from the bus."""
 
@@ -68,7 +55,6 @@ class RackTelemetry:
         self.name = name
         self.kinds = {kind: KindTally() for kind in _KINDS}
         self.frame: MeterFrame | None = None
-        self.holds: list[PeakHold] = []
         self.first_frame = asyncio.Event()
         self.first_frame_at = 0.0
         self._statuses: deque[Record] = deque()
@@ -99,10 +85,6 @@ class RackTelemetry:
         if not self.first_frame.is_set():
             self.first_frame_at = now
             self.first_frame.set()
-        if len(self.holds) != frame.channels:
-            self.holds = [PeakHold() for _ in range(frame.channels)]
-        for hold, value in zip(self.holds, frame.true_peak, strict=True):
-            hold.update(value, now)
 
 
 class Telemetry:

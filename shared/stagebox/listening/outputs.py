@@ -18,9 +18,8 @@ from stagebox.listening.concealment import Float32
 from stagebox.listening.limits import LISTEN_LIMITS
 from stagebox.listening.listener import AudioBlock
 
-
-# libsndfile commands that soundfile has no names for: a plain WAV header while the file is short enough for one, and a header
-# that is right after every write.
+# libsndfile commands that soundfile has no names for: a plain WAV header while the file is short enough for one, and a
+# header that is right after every write.
 _AUTO_DOWNGRADE = 0x1210
 _UPDATE_HEADER = 0x1061
 

@@ -7,29 +7,27 @@ import pytest
 from rich.console import Console
 
 from demo import bridge
-from demo.bridge import PLAIN, Glyphs, RackView, View
+from demo.bridge import RackView, View
 from demo.telemetry import RackTelemetry
 from stagebox import MeterFrame, Status
+from stagebox.bridge.bars import PLAIN, UNICODE, Glyphs
 from stagebox.subjects import Kind
 from stagebox.subscriber import Record, Verification
+from support.frames import meter_frame
 
 
 def frame(channels: int = 2, peak: float = -8.5) -> MeterFrame:
     def levels(value: float) -> array[float]:
         return array("f", [value] * channels)
 
-    return MeterFrame(
+    return meter_frame(
         1,
         bytes(16),
-        0,
-        0,
-        2400,
-        48_000,
-        levels(peak),
-        levels(-23.0),
-        levels(peak + 0.4),
-        levels(-26.0),
-        -23.1,
+        channels=channels,
+        peak=peak,
+        momentary=-23.1,
+        rms=levels(-23.0),
+        true_peak=levels(peak + 0.4),
     )
 
 
@@ -51,7 +49,7 @@ def rack(channels: int = 2, peak: float = -8.5) -> RackTelemetry:
     return made
 
 
-def view(*racks: RackTelemetry, glyphs: Glyphs = Glyphs()) -> View:  # noqa: B008 - frozen
+def view(*racks: RackTelemetry, glyphs: Glyphs = UNICODE) -> View:
     views = [RackView(each, "rendered programme, looped", 12_345_670) for each in racks]
     return View(views, "mixer ready in 1234 ms", 4321, 59.0, None, True, glyphs)
 
@@ -98,18 +96,6 @@ def test_a_status_is_not_believed_before_it_is_verified() -> None:
     assert made.final is None
 
 
-@pytest.mark.parametrize(
-    ("level", "style"), [(-18.1, "green"), (-18.0, "yellow"), (-9.1, "yellow"), (-9.0, "red")]
-)
-def test_levels_are_coloured_at_minus_18_and_minus_9(level: float, style: str) -> None:
-    assert bridge.level_style(level) == style
-
-
-def test_a_bar_marks_rms_peak_and_held_true_peak() -> None:
-    text = bridge.bar(-40.0, -20.0, -10.0, PLAIN, width=60).plain
-    assert text == "#" * 20 + "=" * 20 + "." * 9 + "|" + "." * 10
-
-
 def test_terminals_without_utf8_get_plain_bars() -> None:
     bars = drawn(view(rack(), glyphs=PLAIN))
     assert "#" in bars
@@ -119,14 +105,6 @@ def test_terminals_without_utf8_get_plain_bars() -> None:
 def test_without_colour_there_is_no_escape_sequence() -> None:
     assert "\x1b" not in drawn(view(rack()))
     assert "\x1b" in drawn(view(rack()), color=True)
-
-
-def test_the_true_peak_is_held_for_two_seconds() -> None:
-    made = rack(peak=-8.5)
-    made.take(record(frame(peak=-30.0), Kind.METER), 1.9)
-    assert made.holds[0].value == pytest.approx(-8.1)
-    made.take(record(frame(peak=-30.0), Kind.METER), 2.1)
-    assert made.holds[0].value == pytest.approx(-29.6)
 
 
 def test_a_plain_line_says_the_same_in_words() -> None:
