@@ -15,11 +15,13 @@ from stagebox.cli.options import (
     settings_for,
 )
 from stagebox_rack.cli_renew import RENEW_EXAMPLES, renew
+from stagebox_rack.cli_sources import registered_in
 from stagebox_rack.cli_wal import app as wal_app
 
 app = typer.Typer(help="Run a rack and look into it.", no_args_is_help=True, add_completion=False)
 app.add_typer(wal_app, name="wal")
 app.command("renew", epilog=RENEW_EXAMPLES)(renew)
+registered_in(app)
 
 _EXAMPLES = """
 [bold]Examples[/bold]
@@ -87,19 +89,3 @@ def show_machine_id(ctx: typer.Context, config: ConfigOption = None) -> None:
     settings = settings_for(ctx, RackSettings, config=config)
     found = settings.machine_id if settings.machine_id is not None else machine_id()
     typer.echo(f"{found:016x}")
-
-
-@app.command()
-def devices() -> None:
-    """List the capture devices PortAudio offers."""
-    from stagebox_rack.audio.portaudio import list_devices
-
-    found = list_devices()
-    if not found:
-        typer.echo("no capture device: check arecord -l and the sound server")
-        raise typer.Exit(1)
-    for device in found:
-        default = "  (default)" if device.is_default else ""
-        typer.echo(
-            f"{device.spec}  {device.channels} channels, {device.default_rate} Hz, {device.host_api}{default}"
-        )

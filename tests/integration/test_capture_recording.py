@@ -32,7 +32,7 @@ from support.pulse import (
 CAPTURE = """
 import json, sys, threading, time
 from stagebox_rack.audio.engine import AudioEngine
-from stagebox_rack.audio.measurement import MeterMeasurement, OpusPacket, SourceEvent
+from stagebox_rack.audio.measurement import MeterMeasurement, SourceEvent
 from stagebox_rack.audio.source_uri import parse_sources
 
 source, seconds = sys.argv[1], float(sys.argv[2])
@@ -53,13 +53,12 @@ cpu = time.process_time() - cpu
 engine.stop()
 status = engine.status()[0]
 meters = [i for i in items if isinstance(i, MeterMeasurement)]
-packets = [i for i in items if isinstance(i, OpusPacket)]
 print(json.dumps({
     "status": {"state": status.state, "rate": status.rate, "channels": status.channels,
-               "frames": status.frames, "gaps": status.gaps, "overruns": status.overruns},
-    "meters": [[m.start, m.frames, m.time_ns, list(m.peak), list(m.rms), m.programme_momentary]
+               "frames": status.frames, "gaps": status.gaps, "overruns": status.overruns,
+               "losses": status.losses, "reopens": status.reopens},
+    "meters": [[m.start, m.frames, m.time_ns, m.peak.tolist(), m.rms.tolist(), float(m.levels.programmes[0, 0])]
                for m in meters],
-    "packets": [p.start for p in packets],
     "arrivals": arrivals, "cpu": cpu / seconds,
     "threads": [t.name for t in threading.enumerate()],
 }), flush=True)
@@ -76,7 +75,7 @@ from stagebox_rack.audio.source_uri import parse_source
 spec, frames, out = parse_source(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 capture = DeviceCapture(spec, lambda event: None, CaptureClock())
 format_ = capture.open()
-ring = Ring(frames * 4, format_.channels, min_block=64)
+ring = Ring(frames * 4, format_.channels, min_block=64, dtype=format_.dtype)
 cursor = ring.open_cursor()
 capture.start(ring)
 parts, have = [], 0
@@ -147,7 +146,6 @@ def test_recorded_speech_is_captured_in_real_time_without_a_gap_and_at_its_level
     assert abs(result["status"]["frames"] - seconds * 48_000) < 0.25 * 48_000
     starts = [meter[0] for meter in result["meters"]]
     assert starts == [n * 2400 for n in range(len(starts))]
-    assert result["packets"] == [n * 960 for n in range(len(result["packets"]))]
     assert result["threads"] == ["MainThread"]
 
     # Whole loops of the recording have the recording's level wherever they begin.
@@ -233,7 +231,86 @@ def test_16_bit_capture_is_exact_sample_for_sample(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    np.testing.assert_array_equal(np.load(out) * 32_768, exact[:frames])
+    np.testing.assert_array_equal(np.load(out), exact[:frames])
+
+
+@pytest.mark.parametrize("channels", [2, 16, 64])
+@pytest.mark.parametrize(("format_", "alsa"), [("s32", "S32_LE"), ("s24", "S24_3LE")])
+def test_a_64_bit_counter_is_captured_bit_for_bit(
+    tmp_path: Path, channels: int, format_: str, alsa: str
+) -> None:
+    """Each frame is numbered by a counter that starts beyond 2⁶², cut into as many samples as it takes."""
+    frames, width = 48_000, 4 if format_ == "s32" else 3
+    numbers = np.arange(frames, dtype=np.uint64) + np.uint64((1 << 62) + 12_345)
+    # As little-endian bytes, three counters a frame: 24 bytes are 6 samples of 32 bits or 8 of 24.
+    sizes = -(-channels * width // 8)
+    counters = numbers[:, np.newaxis] * np.uint64(sizes) + np.arange(sizes, dtype=np.uint64)
+    exact = np.ascontiguousarray(counters.view(np.uint8)[:, : channels * width])
+    raw = tmp_path / "exact.raw"
+    raw.write_bytes(exact.tobytes())
+    out = tmp_path / "captured.npy"
+    spec = f"device:{FILE_DEVICE}?format={format_}&channels={channels}"
+    done = subprocess.run(
+        [sys.executable, "-c", RECORD, spec, str(frames), str(out)],
+        env=file_device_environment(tmp_path, raw, channels, alsa),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    captured = np.ascontiguousarray(np.load(out).astype("<i4")).view(np.uint8).reshape(frames, channels, 4)
+    np.testing.assert_array_equal(captured[:, :, 4 - width :].reshape(frames, -1), exact)
+    if width == 3:
+        assert not captured[:, :, 0].any()
+
+
+@pytest.mark.slow
+def test_a_minute_of_recorded_speech_has_no_gap_its_level_and_an_even_cadence(
+    rig: PulseRig, tmp_path: Path
+) -> None:
+    looped = speech(60)
+    raw = tmp_path / "speech.raw"
+    raw.write_bytes(looped.tobytes())
+    player = rig.play(raw, 2)
+    try:
+        done = subprocess.run(
+            capture_command(f"device:{DEVICE}?format=s16", 60.0),
+            env=rig.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    finally:
+        player.terminate()
+        player.wait(10)
+    assert done.returncode == 0, done.stderr
+    *events, result = lines_of(done.stdout)
+    assert [event["event"] for event in events if event["event"] not in ("silence", "flatline")] == [
+        "source_started"
+    ]
+    assert result["status"]["gaps"] == result["status"]["overruns"] == result["status"]["losses"] == 0
+    meters = result["meters"]
+    assert [meter[0] for meter in meters] == [n * 2400 for n in range(len(meters))]
+    assert len(meters) > 59 * 20
+
+    loop = len(looped) // 60
+    settled = meters[20:]
+    whole = int(len(settled) * 2400 // loop)
+    used = settled[: round(whole * loop / 2400)]
+    power = np.mean([[10 ** (level / 10) for level in meter[4]] for meter in used], axis=0)
+    np.testing.assert_allclose(10 * np.log10(power), dbfs(looped[:loop]), atol=0.1)
+
+    # Cadence: how far the interval between two frames at their consumer is from the 50 ms it should be.
+    intervals = np.diff([at for at, _ in result["arrivals"]]) / 1e6
+    off = float(np.percentile(np.abs(intervals[20:] - 50.0), 99))
+    print(
+        json.dumps(
+            {"frames": len(meters), "cadence_p99_off_ms": round(off, 2), "cpu": round(result["cpu"], 4)}
+        )
+    )
+    assert off < 25.0
 
 
 def test_a_device_that_is_not_there_is_refused_with_the_list_of_those_that_are(tmp_path: Path) -> None:

@@ -93,13 +93,15 @@ def pulse_rig(directory: Path) -> Iterator[PulseRig]:
             rig.kill_server()
 
 
-def file_device_environment(directory: Path, raw: Path, channels: int) -> dict[str, str]:
-    """The environment in which PortAudio's ``rackfile`` reads raw S16_LE 48 kHz audio from ``raw``."""
+def file_device_environment(
+    directory: Path, raw: Path, channels: int, format_: str = "S16_LE"
+) -> dict[str, str]:
+    """The environment in which PortAudio's ``rackfile`` reads raw 48 kHz audio of an ALSA format from ``raw``."""
     require_portaudio()
     asoundrc = directory / "asoundrc-file"
     asoundrc.write_text(
         f"pcm.{FILE_DEVICE} {{ type plug slave {{ pcm {{ type file slave.pcm null file /dev/null"
-        f' infile "{raw}" format raw }} format S16_LE channels {channels} rate 48000 }}'
+        f' infile "{raw}" format raw }} format {format_} channels {channels} rate 48000 }}'
         ' hint { show on description "rack file" } }\n'
     )
     return {**os.environ, "HOME": str(directory), "ALSA_CONFIG_PATH": f"{ALSA_CONF}:{asoundrc}"}

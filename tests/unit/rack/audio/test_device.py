@@ -40,6 +40,8 @@ class FakePortAudio:
             {"name": "Interface", "hostapi": 0, "max_input_channels": 4, "default_samplerate": 44100.0}
         ]
         self.refuses = ""
+        self.takes: tuple[int, ...] = ()
+        self.exclusive = False
         self.rescans = 0
         self.streams: list[FakeStream] = []
         self.opened = threading.Semaphore(0)
@@ -51,15 +53,20 @@ class FakePortAudio:
         return self.devices
 
     def check_input_settings(self, device: int, channels: int, dtype: str, samplerate: int) -> None:
-        if self.refuses:
+        if self.refuses and samplerate not in self.takes:
             raise self.PortAudioError(self.refuses)
 
     def InputStream(self, **settings: Any) -> FakeStream:
         if self.refuses:
             raise self.PortAudioError(self.refuses)
+        if self.exclusive and any(not stream.closed for stream in self.streams):
+            raise self.PortAudioError("Device unavailable")
         stream = FakeStream(settings)
         self.streams.append(stream)
         return stream
+
+    def RawInputStream(self, **settings: Any) -> FakeStream:
+        return self.InputStream(**settings)
 
     def wait_started(self, count: int) -> FakeStream:
         deadline = time.monotonic() + 10
@@ -91,7 +98,12 @@ class FakeStream:
     def feed(
         self, value: int, frames: int = 480, *, overflow: bool = False, adc_age: float | None = None
     ) -> None:
-        samples = np.full((frames, self.settings["channels"]), value, dtype=self.settings["dtype"])
+        samples: Any
+        if self.settings["dtype"] == "int24":
+            packed = value.to_bytes(3, "little", signed=True) * frames * self.settings["channels"]
+            samples = memoryview(packed)
+        else:
+            samples = np.full((frames, self.settings["channels"]), value, dtype=self.settings["dtype"])
         times = SimpleNamespace(inputBufferAdcTime=0.0, currentTime=100.0)
         if adc_age is not None:
             times.inputBufferAdcTime = 100.0 - adc_age
@@ -107,9 +119,10 @@ class SteppedClock:
 
     def __init__(self) -> None:
         self.now = 1_000_000_000
+        self.offset = 7_000_000_000
 
     def clock(self) -> CaptureClock:
-        return CaptureClock(monotonic=lambda: self.now, wall=lambda: self.now + 7_000_000_000)
+        return CaptureClock(monotonic=lambda: self.now, wall=lambda: self.now + self.offset)
 
 
 class Rig:
@@ -120,7 +133,7 @@ class Rig:
         self.said = threading.Semaphore(0)
         self.capture = DeviceCapture(spec, self._notify, self.time.clock())
         self.format = self.capture.open()
-        self.ring = Ring(48_000, self.format.channels, min_block=64)
+        self.ring = Ring(48_000, self.format.channels, min_block=64, dtype=self.format.dtype)
         self.cursor = self.ring.open_cursor()
 
     def _notify(self, event: SourceEvent) -> None:
@@ -186,13 +199,25 @@ def test_the_device_opens_at_48_khz_if_it_can_and_at_its_own_rate_if_not(
     assert make_rig(channels=4).format == StreamFormat(44_100, 4)
 
 
-@pytest.mark.parametrize(("format_", "dtype"), [("f32", "float32"), ("s16", "int16")])
-def test_the_stream_has_the_format_that_was_set(
-    fake: FakePortAudio, make_rig: Callable[..., Rig], format_: str, dtype: str
+@pytest.mark.parametrize(
+    ("format_", "dtype", "kept", "bits"),
+    [
+        ("f32", "float32", np.float32, 32),
+        ("s16", "int16", np.int16, 16),
+        ("s24", "int24", np.int32, 24),
+        ("s32", "int32", np.int32, 32),
+    ],
+)
+def test_the_stream_has_the_format_that_was_set_and_the_ring_keeps_it(
+    fake: FakePortAudio, make_rig: Callable[..., Rig], format_: str, dtype: str, kept: type, bits: int
 ) -> None:
-    make_rig(format=format_)
+    rig = make_rig(format=format_)
     assert fake.streams[0].settings["dtype"] == dtype
     assert fake.streams[0].settings["blocksize"] == 480
+    assert (rig.format.dtype, rig.format.bits) == (np.dtype(kept), bits)
+    rig.start().feed(-3)
+    scale = 256 if format_ == "s24" else 1
+    np.testing.assert_array_equal(rig.read().samples, np.full((480, 2), -3 * scale, dtype=kept))
 
 
 def test_blocks_are_indexed_and_dated(make_rig: Callable[..., Rig]) -> None:
@@ -322,8 +347,117 @@ def test_a_refused_format_names_the_device_and_what_was_asked(
         make_rig(rate=96_000)
 
 
+def test_a_refused_rate_says_which_ones_the_device_takes(
+    fake: FakePortAudio, make_rig: Callable[..., Rig]
+) -> None:
+    fake.refuses, fake.takes = "Invalid sample rate", (44_100, 48_000)
+    with pytest.raises(CaptureError) as refused:
+        make_rig(rate=96_000)
+    assert (refused.value.remedy or "").startswith("it takes 44100, 48000 Hz;")
+
+
+def test_two_sources_on_an_exclusive_device_are_refused_naming_both(fake: FakePortAudio) -> None:
+    fake.exclusive = True
+    clock = SteppedClock().clock()
+    first = DeviceCapture(DeviceSource("drums", "Interface"), lambda event: None, clock)
+    second = DeviceCapture(DeviceSource("vox", "Interface"), lambda event: None, clock)
+    first.open()
+    with pytest.raises(CaptureError, match=r"vox: 'Interface' is in use by the source 'drums'") as refused:
+        second.open()
+    assert "rack.channels.drums" in (refused.value.remedy or "")
+    first.stop()
+    second.open()
+    second.stop()
+
+
+def test_a_replugged_device_is_found_by_its_identity_and_another_in_its_place_is_not_taken(
+    fake: FakePortAudio, make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serials = {"USB Audio (hw:1,0)": "usb:1235:8211:AAA/0"}
+    monkeypatch.setattr(
+        portaudio_module, "device_identity", lambda name, api: serials.get(name, f"{api}:{name}")
+    )
+
+    def plugged(name: str) -> list[dict[str, Any]]:
+        return [{"name": name, "hostapi": 0, "max_input_channels": 4, "default_samplerate": 48_000.0}]
+
+    fake.devices = plugged("USB Audio (hw:1,0)")
+    rig = make_rig()
+    stream = rig.start()
+    serials["USB Audio (hw:1,0)"] = "usb:1235:8211:BBB/0"  # another interface of the same make took its index
+    stream.die()
+    rig.heard("source_lost")
+    deadline = time.monotonic() + 10
+    while "usb:1235:8211:AAA/0" not in rig.capture.reason:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert len(fake.streams) == 1
+    serials["USB Audio (hw:3,0)"] = "usb:1235:8211:AAA/0"
+    fake.devices = plugged("USB Audio (hw:3,0)")
+    rig.heard("source_reopened")
+    assert (rig.capture.counters.losses, rig.capture.counters.reopens) == (1, 1)
+
+
+def test_a_step_of_the_wall_clock_is_flagged_said_and_breaks_nothing(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig()
+    stream = rig.start()
+    times = []
+    for n in range(4):
+        rig.time.now += 10 * MS
+        if n == 2:
+            rig.time.offset += 3600_000 * MS
+        stream.feed(n)
+        block = rig.read()
+        times.append(block.time_ns)
+        assert block.index == n * 480
+        assert block.flags == (BlockFlag.CLOCK_STEP if n == 2 else BlockFlag.NONE)
+    assert times[2] - times[1] == pytest.approx(3600_010 * MS, abs=MS)
+    event = rig.heard("clock_stepped")
+    assert (event.start, event.detail["step_ms"]) == (960, 3_600_000)
+    assert rig.capture.counters.clock_steps == 1
+    assert rig.state() is SourceState.RUNNING
+
+
+@pytest.mark.parametrize("channels", [2, 16, 64])
+def test_across_a_reopen_a_64_bit_counter_has_its_gap_exactly_where_and_as_long_as_it_was(
+    fake: FakePortAudio, make_rig: Callable[..., Rig], channels: int
+) -> None:
+    """The counter is the number of the sample since the start, by the converter's clock, in two 32-bit halves."""
+    fake.devices[0]["max_input_channels"] = channels
+    rig = make_rig(format="s32", channels=channels)
+    start = (1 << 62) + 12_345
+
+    def block(first: int) -> Any:
+        numbers = np.arange(first, first + 480, dtype=np.uint64)[:, np.newaxis] + np.uint64(start)
+        halves = np.concatenate((numbers >> np.uint64(32), numbers & np.uint64(0xFFFFFFFF)), axis=1)
+        return np.tile(halves.astype(np.uint32).view(np.int32), (1, channels // 2))
+
+    def feed(stream: FakeStream, number: int) -> None:
+        rig.time.now = 1_000_000_000 + (number + 1) * 10 * MS
+        times = SimpleNamespace(inputBufferAdcTime=0.0, currentTime=100.0)
+        stream.settings["callback"](block(number * 480), 480, times, SimpleNamespace(input_overflow=False))
+
+    first = rig.start()
+    for number in range(50):
+        feed(first, number)
+    first.die()
+    lost = rig.heard("source_lost")
+    rig.heard("source_reopened")
+    second = fake.wait_started(2)
+    for number in range(173, 223):
+        feed(second, number)
+    got = [rig.read() for _ in range(100)]
+    for read in got:
+        np.testing.assert_array_equal(read.samples, block(read.index))
+    assert lost.start == got[49].index + 480 == 50 * 480
+    assert got[50].index == 173 * 480
+    assert [index for index, read in enumerate(got) if read.flags] == [50]
+
+
 def devices(*names: str, default: int = -1) -> tuple[InputDevice, ...]:
-    return tuple(InputDevice(n, name, "ALSA", 2, 48_000, n == default) for n, name in enumerate(names))
+    return tuple(
+        InputDevice(n, name, "ALSA", 2, 48_000, n == default, f"ALSA:{name}") for n, name in enumerate(names)
+    )
 
 
 def test_a_device_is_found_by_whole_name_then_by_an_unambiguous_part() -> None:

@@ -37,11 +37,13 @@ def test_a_file_is_captured_sample_for_sample_and_then_ends(
     tmp_path: Path, suffix: str, subtype: str
 ) -> None:
     source = capture(write(tmp_path / f"ramp.{suffix}", subtype=subtype))
-    assert source.open() == StreamFormat(48_000, 2)
-    ring = Ring(48_000, 2, min_block=64)
+    opened = source.open()
+    bits = 24 if subtype == "PCM_24" else 16
+    assert opened == StreamFormat(48_000, 2, np.dtype(np.int32 if bits == 24 else np.int16), bits)
+    ring = Ring(48_000, 2, min_block=64, dtype=opened.dtype)
     cursor = ring.open_cursor()
     source.start(ring)
-    parts: list[npt.NDArray[np.float32]] = []
+    parts: list[npt.NDArray[np.generic]] = []
     times: list[int] = []
     while not cursor.at_end:
         block = cursor.read(5)
@@ -50,25 +52,26 @@ def test_a_file_is_captured_sample_for_sample_and_then_ends(
             parts.append(block.samples)
             times.append(block.time_ns - block.index * 1_000_000_000 // 48_000)
     source.stop()
-    np.testing.assert_array_equal(np.concatenate(parts) * 32768, RAMP)
+    captured = np.concatenate(parts).astype(np.int64)
+    np.testing.assert_array_equal(captured >> (16 if bits == 24 else 0), RAMP)
     assert source.state is SourceState.ENDED
     assert max(times) - min(times) < 2_000_000  # paced by one clock, without drift
 
 
 def test_a_looped_file_goes_round_without_a_seam(tmp_path: Path) -> None:
     source = capture(write(tmp_path / "odd.wav", RAMP[:701]), loop=True)
-    source.open()
-    ring = Ring(48_000, 2, min_block=64)
+    opened = source.open()
+    ring = Ring(48_000, 2, min_block=64, dtype=opened.dtype)
     cursor = ring.open_cursor()
     source.start(ring)
-    collected = np.empty((0, 2), dtype=np.float32)
+    collected = np.empty((0, 2), dtype=np.int16)
     while len(collected) < 3000:
         block = cursor.read(5)
         assert block is not None
         collected = np.concatenate((collected, block.samples))
     source.stop()
     assert source.state is SourceState.STOPPED
-    np.testing.assert_array_equal(collected[:3000] * 32768, np.tile(RAMP[:701], (5, 1))[:3000])
+    np.testing.assert_array_equal(collected[:3000], np.tile(RAMP[:701], (5, 1))[:3000])
     assert not [thread for thread in threading.enumerate() if thread.name == "capture-main"]
 
 
@@ -130,7 +133,7 @@ def test_a_file_that_shrinks_while_it_plays_is_an_error_and_not_silence(tmp_path
     source.open()
     with path.open("r+b") as file:
         file.truncate(200_000)
-    ring = Ring(48_000 * 4, 2, min_block=64)
+    ring = Ring(48_000 * 4, 2, min_block=64, dtype=np.int16)
     cursor = ring.open_cursor()
     source.start(ring)
     frames = 0
@@ -141,6 +144,64 @@ def test_a_file_that_shrinks_while_it_plays_is_an_error_and_not_silence(tmp_path
     assert source.state is SourceState.ERROR
     assert "shrinks.wav ends at frame" in source.reason
     assert frames <= 50_000
+
+
+@pytest.mark.parametrize(
+    ("subtype", "dtype", "bits"),
+    [("PCM_U8", np.int16, 8), ("PCM_16", np.int16, 16), ("PCM_24", np.int32, 24), ("PCM_32", np.int32, 32),
+     ("FLOAT", np.float32, 32), ("DOUBLE", np.float32, 32)],
+)  # fmt: skip
+def test_a_file_keeps_its_own_sample_type(tmp_path: Path, subtype: str, dtype: type, bits: int) -> None:
+    source = capture(write(tmp_path / "x.wav", RAMP / 32_768, subtype=subtype))
+    opened = source.open()
+    assert (opened.dtype, opened.bits) == (np.dtype(dtype), bits)
+    source.stop()
+
+
+@pytest.mark.parametrize("subtype", ["PCM_32", "FLOAT"])
+def test_every_bit_of_a_file_arrives(tmp_path: Path, subtype: str) -> None:
+    rng = np.random.default_rng(5)
+    bits = rng.integers(-(1 << 31), 1 << 31, (4800, 2), dtype=np.int64).astype(np.int32)
+    data = bits if subtype == "PCM_32" else (bits / np.float64(1 << 31)).astype(np.float32)
+    source = capture(write(tmp_path / "x.wav", data, subtype=subtype))
+    ring = Ring(48_000, 2, min_block=64, dtype=source.open().dtype)
+    cursor = ring.open_cursor()
+    source.start(ring)
+    parts = []
+    while not cursor.at_end:
+        block = cursor.read(5)
+        if block is not None:
+            parts.append(block.samples)
+    source.stop()
+    np.testing.assert_array_equal(np.concatenate(parts).view(np.int32), data.view(np.int32))
+
+
+@pytest.mark.parametrize("at", [0.3, 0.5, 0.8])
+def test_a_flac_damaged_in_the_middle_ends_as_an_error_and_never_as_silence_or_noise(
+    tmp_path: Path, at: float
+) -> None:
+    rng = np.random.default_rng(0)
+    original = (rng.standard_normal((96_000, 2)) * 3000).astype(np.int16)
+    path = write(tmp_path / "damaged.flac", original)
+    data = bytearray(path.read_bytes())
+    middle = int(len(data) * at)
+    data[middle : middle + 64] = bytes(byte ^ 0x5A for byte in data[middle : middle + 64])
+    path.write_bytes(data)
+    source = capture(path)
+    ring = Ring(96_000 * 2, 2, min_block=64, dtype=source.open().dtype)
+    cursor = ring.open_cursor()
+    source.start(ring)
+    parts = []
+    while not cursor.at_end:
+        block = cursor.read(10)
+        if block is not None:
+            parts.append(block.samples)
+    source.stop()
+    assert source.state is SourceState.ERROR
+    assert "damaged.flac" in source.reason
+    got = np.concatenate(parts)
+    assert len(got) < len(original)
+    np.testing.assert_array_equal(got, original[: len(got)])
 
 
 def riff(chunks: list[tuple[bytes, int, bytes]], kind: bytes = b"RIFF") -> io.BytesIO:

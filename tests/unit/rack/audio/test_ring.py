@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from stagebox_rack.audio.ring import BlockFlag, Cursor, Ring
 
@@ -29,14 +30,93 @@ def test_a_block_comes_out_as_it_went_in() -> None:
     np.testing.assert_array_equal(block.samples, ramp(0, 480, 2))
 
 
-def test_int16_is_scaled_exactly() -> None:
-    ring = Ring(70_000, 1, min_block=10)
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32])
+def test_samples_keep_every_bit_nan_and_infinity_too(dtype: type) -> None:
+    ring = Ring(1000, 3, min_block=10, dtype=dtype)
     cursor = ring.open_cursor()
-    every = np.arange(-32768, 32768, dtype=np.int16)[:, np.newaxis]
-    ring.write(every, 0, 0, BlockFlag.NONE)
-    block = cursor.read(0)
-    assert block is not None
-    np.testing.assert_array_equal(block.samples.astype(np.float64) * 32768, every)
+    raw = np.random.default_rng(0).integers(0, 256, (700, 3, np.dtype(dtype).itemsize), dtype=np.uint8)
+    samples = raw.view(dtype)[:, :, 0]
+    for _ in range(2):  # the second one wraps around
+        ring.write(samples, 0, 0, BlockFlag.NONE)
+        block = cursor.read(0)
+        assert block is not None
+        assert block.samples.tobytes() == samples.tobytes()
+
+
+def test_packed_24_bit_samples_are_left_justified_by_copying_alone() -> None:
+    ring = Ring(1000, 2, min_block=10, dtype=np.int32)
+    cursor = ring.open_cursor()
+    values = np.array([[-(1 << 23), (1 << 23) - 1], [-1, 0], [1, 123_456]] * 200, dtype=np.int32)
+    packed = values.astype("<i4").view(np.uint8).reshape(600, 2, 4)[:, :, :3]
+    for _ in range(2):
+        ring.write(packed, 0, 0, BlockFlag.NONE)
+        block = cursor.read(0)
+        assert block is not None
+        np.testing.assert_array_equal(block.samples, values << 8)
+
+
+def test_a_block_of_another_type_is_refused() -> None:
+    with pytest.raises(ValueError, match="int16 does not fit a ring of float32"):
+        Ring(10, 1, min_block=1).write(np.zeros((2, 1), dtype=np.int16), 0, 0, BlockFlag.NONE)
+    with pytest.raises(ValueError, match="uint8 does not fit a ring of int16"):
+        Ring(10, 1, min_block=1, dtype=np.int16).write(
+            np.zeros((2, 1, 3), dtype=np.uint8), 0, 0, BlockFlag.NONE
+        )
+
+
+def test_a_closed_cursor_is_woken_no_more_and_the_others_are() -> None:
+    ring = Ring(1000, 1, min_block=10)
+    one, other = ring.open_cursor(), ring.open_cursor()
+    ring.close_cursor(one)
+    ring.close_cursor(one)
+    ring.write(ramp(0, 10), 0, 0, BlockFlag.NONE)
+    assert one not in ring._cursors
+    assert other.read(0) is not None
+
+
+class Cursors(RuleBasedStateMachine):
+    """Cursors that come, read and go in any order, against what each must have seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ring = Ring(200, 1, min_block=10)
+        self.written = 0
+        self.cursors: list[tuple[Cursor, int]] = []  # with the next frame each expects
+
+    @rule()
+    def come(self) -> None:
+        if len(self.cursors) < 5:
+            self.cursors.append((self.ring.open_cursor(), self.written))
+
+    @rule(frames=st.integers(10, 60))
+    def write(self, frames: int) -> None:
+        self.ring.write(ramp(self.written, frames), self.written, 0, BlockFlag.NONE)
+        self.written += frames
+
+    @rule(data=st.data(), blocks=st.integers(1, 6))
+    def read(self, data: st.DataObject, blocks: int) -> None:
+        if not self.cursors:
+            return
+        number = data.draw(st.integers(0, len(self.cursors) - 1))
+        cursor, expected = self.cursors[number]
+        for _ in range(blocks):
+            block = cursor.read(0)
+            if block is None:
+                assert expected == self.written
+                break
+            assert block.index == expected + block.lost
+            np.testing.assert_array_equal(block.samples, ramp(block.index, len(block.samples)))
+            expected = block.index + len(block.samples)
+        self.cursors[number] = cursor, expected
+
+    @rule(data=st.data())
+    def go(self, data: st.DataObject) -> None:
+        if self.cursors:
+            cursor, _ = self.cursors.pop(data.draw(st.integers(0, len(self.cursors) - 1)))
+            self.ring.close_cursor(cursor)
+
+
+TestCursors = Cursors.TestCase
 
 
 @example(capacity=50, min_block=1, steps=[(1, 0, 0), (50, 1, 0)])

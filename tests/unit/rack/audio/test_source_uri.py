@@ -57,7 +57,7 @@ def test_a_source_text_says_what_is_captured(text: str, spec: object) -> None:
         ("tone:997@-23?rate=12345", "rate=12345"),
         ("device:x?channels=65", "channels=65"),
         ("device:x?channels=0", "channels=0"),
-        ("device:x?format=s24", "format=s24"),
+        ("device:x?format=s20", "format=s20"),
         ("Main=tone:997@-23", "'Main' is not a legal source name"),
         ("=tone:997@-23", "not a legal source name"),
         ("-a=file:/x", "not a legal source name"),
