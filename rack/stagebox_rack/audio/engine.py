@@ -155,7 +155,7 @@ class SourceRunner:
         try:
             opened: StreamFormat = capture.open()
             self._map, self._layout = plan.layout(opened)
-            self._pipeline = SourcePipeline(plan.name, self._map, self._layout, plan.conditions)
+            self._pipeline = SourcePipeline(plan.name, opened, self._map, self._layout, plan.conditions)
             ring = Ring(
                 int(LIMITS.audio_ring_seconds * opened.rate),
                 opened.channels,

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Samples = npt.NDArray[np.float32]
+Samples = npt.NDArray[Any]
 
 _NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """``samples`` float32[frames, channels], valid until the assembler is used again.
+    """``samples`` [frames, channels] of the assembler's type, valid until it is used again.
 
     ``index`` is of the first frame, ``end_ns`` the capture time of the end of the last.
     """
@@ -32,9 +33,9 @@ class Frame:
 class FrameAssembler:
     """Collects blocks until ``size`` frames are there; whoever takes a frame may say how long the next shall be."""
 
-    def __init__(self, size: int, channels: int, rate: int) -> None:
-        """Make frames of ``size`` at ``rate`` Hz."""
-        self._buffer: Samples = np.empty((size, channels), dtype=np.float32)
+    def __init__(self, size: int, channels: int, rate: int, dtype: npt.DTypeLike = np.float32) -> None:
+        """Make frames of ``size`` at ``rate`` Hz, of ``dtype``."""
+        self._buffer: Samples = np.empty((size, channels), dtype=dtype)
         self._size = size
         self._rate = rate
         self._filled = 0
@@ -69,7 +70,7 @@ class FrameAssembler:
             raise ValueError("a frame under way keeps its size")
         self._size = frames
         if frames > len(self._buffer):
-            self._buffer = np.empty((frames, self._buffer.shape[1]), dtype=np.float32)
+            self._buffer = np.empty((frames, self._buffer.shape[1]), dtype=self._buffer.dtype)
 
     @property
     def pending(self) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stagebox.records.meter import Condition
+from stagebox_rack.audio.capture import StreamFormat
 from stagebox_rack.audio.channel_map import ChannelMap
 from stagebox_rack.audio.framing import Frame, FrameAssembler
 from stagebox_rack.audio.measurement import AudioItem, EventValue, MeterMeasurement, SourceEvent
@@ -50,7 +51,12 @@ class SourcePipeline:
     """Turns the blocks of one source into meter measurements and events."""
 
     def __init__(
-        self, source: str, mapped: ChannelMap, layout: MeterLayout, conditions: ConditionSettings
+        self,
+        source: str,
+        opened: StreamFormat,
+        mapped: ChannelMap,
+        layout: MeterLayout,
+        conditions: ConditionSettings,
     ) -> None:
         """Prepare for ``source``, whose blocks ``mapped`` turns into the channels that ``layout`` measures."""
         self.counters = PipelineCounters()
@@ -59,9 +65,9 @@ class SourcePipeline:
         self._layout = layout
         self._meter = Meter(layout)
         self._conditions = Conditions(layout, conditions)
-        self._frames = FrameAssembler(self._meter.next_frame_size, layout.channels, layout.rate)
+        self._frames = FrameAssembler(self._meter.next_frame_size, opened.channels, layout.rate, opened.dtype)
+        self._may_be_nonfinite = opened.dtype.kind == "f"
         self._next: int | None = None
-        self._bad_channels = np.zeros(layout.channels, dtype=bool)  # in the frame under way
         self._nonfinite_run = 0  # samples since the condition was raised; 0 is "not raised"
         self._clean_frames = 0
         self._resets: deque[int | None] = deque()
@@ -89,10 +95,7 @@ class SourcePipeline:
             yield from self._break(block, self._next)
         self._next = block.index + len(block.samples)
         self.counters.frames += len(block.samples)
-        samples = self._map.apply(block.samples)
-        if block.samples.dtype.kind == "f":
-            yield from self._sanitise(samples, block)
-        for frame in self._frames.push(samples, block.index, block.time_ns):
+        for frame in self._frames.push(block.samples, block.index, block.time_ns):
             yield from self._measure(frame)
 
     def finish(self) -> Iterator[AudioItem]:
@@ -117,15 +120,20 @@ class SourcePipeline:
     def _measure(self, frame: Frame) -> Iterator[AudioItem]:
         while self._resets:
             self._meter.reset_loudness(self._resets.popleft())
-        levels = self._meter.measure(frame.samples)
+        samples = self._map.apply(frame.samples)
+        bad: npt.NDArray[np.bool_] | None = None
+        if self._may_be_nonfinite:
+            bad = self._replace_bad(samples)
+            yield from self._report_bad(bad, frame)
+        levels = self._meter.measure(samples)
         flags, changes = self._conditions.observe(self._meter.rows, levels, frame.index)
-        flags = flags | np.where(self._bad_channels, np.uint8(Condition.NONFINITE), np.uint8(0))
-        self._bad_channels[:] = False
+        if bad is not None:
+            flags = flags | np.where(bad.any(axis=0), np.uint8(Condition.NONFINITE), np.uint8(0))
         self.counters.meter_frames += 1
         yield MeterMeasurement(
             self._source,
             frame.index,
-            len(frame.samples),
+            len(samples),
             self._layout.rate,
             frame.end_ns,
             levels,
@@ -142,27 +150,36 @@ class SourcePipeline:
         name = f"{change.name}.recovered" if change.recovered else change.name
         return SourceEvent(self._source, name, change.start, frame.end_ns, detail)
 
-    def _sanitise(self, samples: Float32, block: Block) -> Iterator[AudioItem]:
-        """Replace what is no sample (NaN, infinite, 100 dB above full scale) by 0, in place, and say so."""
-        finite = np.abs(samples) < LIMITS.sample_limit  # not so for NaN either
-        if finite.all():
-            yield from self._clean(block)
+    @staticmethod
+    def _replace_bad(samples: Float32) -> npt.NDArray[np.bool_] | None:
+        """Replace what is no sample (NaN, infinite, 100 dB above full scale) by 0; return where, if anywhere."""
+        # A NaN is neither above nor below anything, so both ends are asked for what is good.
+        if samples.max() < LIMITS.sample_limit and samples.min() > -LIMITS.sample_limit:
+            return None
+        bad = ~(np.abs(samples) < LIMITS.sample_limit)
+        samples[bad] = 0.0
+        return bad
+
+    def _report_bad(self, bad: npt.NDArray[np.bool_] | None, frame: Frame) -> Iterator[AudioItem]:
+        if bad is None:
+            yield from self._clean(frame)
             return
-        bad = finite.size - int(np.count_nonzero(finite))
-        samples[~finite] = 0.0
-        self._bad_channels |= ~finite.all(axis=0)
-        self.counters.nonfinite_samples += bad
+        count = int(np.count_nonzero(bad))
+        self.counters.nonfinite_samples += count
         raised = self._nonfinite_run > 0
-        self._nonfinite_run += bad
+        self._nonfinite_run += count
         self._clean_frames = 0
         if not raised:
-            yield SourceEvent(self._source, "nonfinite", block.index, block.time_ns, {"samples": bad})
+            first = frame.index + int(bad.any(axis=1).argmax())
+            detail: dict[str, EventValue] = {"samples": count}
+            yield SourceEvent(self._source, "nonfinite", first, frame.end_ns, detail)
 
-    def _clean(self, block: Block) -> Iterator[AudioItem]:
+    def _clean(self, frame: Frame) -> Iterator[AudioItem]:
         if not self._nonfinite_run:
             return
-        self._clean_frames += len(block.samples)
+        self._clean_frames += len(frame.samples)
         if self._clean_frames < LIMITS.nonfinite_recovery * self._layout.rate:
             return
         total, self._nonfinite_run = self._nonfinite_run, 0
-        yield SourceEvent(self._source, "nonfinite.recovered", block.index, block.time_ns, {"samples": total})
+        detail: dict[str, EventValue] = {"samples": total}
+        yield SourceEvent(self._source, "nonfinite.recovered", frame.index, frame.end_ns, detail)

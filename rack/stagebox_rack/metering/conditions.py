@@ -8,7 +8,7 @@ second.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -23,6 +23,7 @@ from stagebox_rack.metering.layout import MeterLayout
 from stagebox_rack.metering.levels import Float32, Float64, Levels, decibels
 
 Flags = npt.NDArray[np.uint8]
+Value = Float32 | Float64 | None
 
 _DC_S: Final = 1.0  # over which an offset is averaged
 
@@ -97,26 +98,22 @@ class Conditions:
         """Start with nothing raised."""
         self._rate = layout.rate
         self._settings = settings
-        self._watched = {
-            name: Hysteresis(
-                layout.channels,
-                round(getattr(settings, name).hold_s * layout.rate),
-                round(getattr(settings, name).recover_s * layout.rate),
-            )
-            for name in CONDITIONS
-            if getattr(settings, name).enabled
-        }
+        names = [name for name in CONDITIONS if getattr(settings, name).enabled]
+        self._steady = tuple(name for name in names if name != "hum")
+        self._bits = np.array([[CONDITIONS[name]] for name in self._steady], dtype=np.uint8).reshape(-1, 1)
+        self._watched = self._hysteresis(layout, self._steady)
         self._clip_level = np.float32(10 ** (settings.clip.raise_db / 20))
         self._clip_tail: Mask = np.zeros((layout.channels, max(0, settings.clip_samples - 1)), dtype=bool)
         self._mean: Float64 = np.zeros(layout.channels)
         self._mean_known = False
-        self._hum = Hum(layout.channels, layout.rate, layout.step) if "hum" in self._watched else None
+        self._hum = Hum(layout.channels, layout.rate, layout.step) if "hum" in names else None
+        self._humming = self._hysteresis(layout, ("hum",))
         self._unjudged = 0  # samples since hum was judged last
 
     def reset(self) -> None:
         """What comes next does not continue what came before; what is raised stays raised until it recovers."""
-        for watched in self._watched.values():
-            watched.reset()
+        self._watched.reset()
+        self._humming.reset()
         self._clip_tail[...] = False
         self._mean_known = False
         self._unjudged = 0
@@ -125,38 +122,46 @@ class Conditions:
 
     def observe(self, rows: Float32, levels: Levels, start: int) -> tuple[Flags, list[ConditionChange]]:
         """Judge one frame: float32[channels, samples] and its levels, from sample index ``start``."""
-        samples = rows.shape[1]
         changes: list[ConditionChange] = []
-        for name, seen, absent, value in self._judge(rows, levels):
-            changes += self._note(name, seen, absent, value, start, samples)
-        changes += self._judge_hum(rows, start)
         flags: Flags = np.zeros(len(rows), dtype=np.uint8)
-        for name, watched in self._watched.items():
-            flags |= np.where(watched.active, np.uint8(CONDITIONS[name]), np.uint8(0))
+        if self._steady:
+            judged = [self._judge(name, rows, levels) for name in self._steady]
+            seen, absent = np.stack([one[0] for one in judged]), np.stack([one[1] for one in judged])
+            raised, ended = self._watched.observe(seen, absent, start, rows.shape[1])
+            if raised.any() or ended.any():
+                values = [one[2] for one in judged]
+                changes += self._changes(self._watched, self._steady, values, raised, ended)
+            flags |= (self._watched.active * self._bits).sum(axis=0, dtype=np.uint8)
+        if self._hum is not None:
+            changes += self._judge_hum(self._hum, rows, start)
+            flags |= self._humming.active[0] * np.uint8(CONDITIONS["hum"])
         return flags, changes
 
-    def _judge(
-        self, rows: Float32, levels: Levels
-    ) -> Iterator[tuple[str, Mask, Mask, Float32 | Float64 | None]]:
-        rules = self._settings
-        if "clip" in self._watched:
-            clipped = self._clipped(rows, levels.peak)
-            yield "clip", clipped, ~clipped, levels.peak
-        if "silence" in self._watched:
-            rule = rules.silence
-            yield "silence", levels.rms <= rule.raise_db, levels.rms > rule.clear_db, levels.rms
-        if "flatline" in self._watched:
-            stuck = rows.max(axis=1) == rows.min(axis=1)
-            yield "flatline", stuck, ~stuck, None
-        if "dc" in self._watched:
-            offset = self._offset(rows)
-            yield "dc", offset >= rules.dc.raise_db, offset < rules.dc.clear_db, offset
+    def _hysteresis(self, layout: MeterLayout, names: Sequence[str]) -> Hysteresis:
+        rules = [getattr(self._settings, name) for name in names]
+        return Hysteresis(
+            layout.channels,
+            [round(rule.hold_s * layout.rate) for rule in rules],
+            [round(rule.recover_s * layout.rate) for rule in rules],
+        )
 
-    def _judge_hum(self, rows: Float32, start: int) -> list[ConditionChange]:
-        if self._hum is None:
-            return []
+    def _judge(self, name: str, rows: Float32, levels: Levels) -> tuple[Mask, Mask, Value]:
+        """Whether it is seen, whether it is absent, and the level it is judged by."""
+        rules = self._settings
+        if name == "clip":
+            clipped = self._clipped(rows, levels.peak)
+            return clipped, ~clipped, levels.peak
+        if name == "silence":
+            return levels.rms <= rules.silence.raise_db, levels.rms > rules.silence.clear_db, levels.rms
+        if name == "flatline":
+            stuck = rows.max(axis=1) == rows.min(axis=1)
+            return stuck, ~stuck, None
+        offset = self._offset(rows)
+        return offset >= rules.dc.raise_db, offset < rules.dc.clear_db, offset
+
+    def _judge_hum(self, hum: Hum, rows: Float32, start: int) -> list[ConditionChange]:
         self._unjudged += rows.shape[1]
-        found = self._hum.process(rows)
+        found = hum.process(rows)
         if found is None:
             return []
         level, prominence = found
@@ -164,19 +169,30 @@ class Conditions:
         seen = stands & (level >= rule.raise_db)
         absent = ~stands | (level < rule.clear_db)
         judged, self._unjudged = self._unjudged, 0
-        return self._note("hum", seen, absent, level, start + rows.shape[1] - judged, judged)
+        raised, ended = self._humming.observe(
+            seen[None], absent[None], start + rows.shape[1] - judged, judged
+        )
+        return self._changes(self._humming, ("hum",), [level], raised, ended)
 
-    def _note(
-        self, name: str, seen: Mask, absent: Mask, value: Float32 | Float64 | None, start: int, samples: int
+    @staticmethod
+    def _changes(
+        watched: Hysteresis, names: Sequence[str], values: Sequence[Value], raised: Mask, ended: Mask
     ) -> list[ConditionChange]:
-        watched = self._watched[name]
         changes = []
-        for recovered, changed in enumerate(watched.observe(seen, absent, start, samples)):
-            if changed.any():
-                level = None if value is None else float(value[changed].max())
-                channels = tuple(int(number) for number in np.flatnonzero(changed))
+        for row, name in enumerate(names):
+            for recovered, changed in ((False, raised[row]), (True, ended[row])):
+                if not changed.any():
+                    continue
+                value, only = values[row], np.zeros_like(raised)
+                only[row] = changed
                 changes.append(
-                    ConditionChange(name, bool(recovered), channels, watched.since(changed), level)
+                    ConditionChange(
+                        name,
+                        recovered,
+                        tuple(int(number) for number in np.flatnonzero(changed)),
+                        watched.since(only),
+                        None if value is None else float(value[changed].max()),
+                    )
                 )
         return changes
 

@@ -17,8 +17,11 @@ class Correlation:
 
     def __init__(self, pairs: tuple[tuple[int, int], ...], rate: int) -> None:
         """Prepare for ``pairs`` of channel indexes."""
-        self._left = np.array([left for left, _ in pairs], dtype=np.intp)
-        self._right = np.array([right for _, right in pairs], dtype=np.intp)
+        neighbours = pairs == tuple((n, n + 1) for n in range(0, 2 * len(pairs), 2))
+        self._count = len(pairs)
+        # Neighbours, which is what pairs mostly are, need no copy.
+        self._left = slice(0, 2 * len(pairs), 2) if neighbours else [left for left, _ in pairs]
+        self._right = slice(1, 2 * len(pairs), 2) if neighbours else [right for _, right in pairs]
         self._rate = rate
         self._smooth: Float64 = np.zeros((3, len(pairs)))
 
@@ -28,7 +31,7 @@ class Correlation:
 
     def process(self, rows: Float32, mean_square: Float64) -> Float32:
         """Take float32[channels, samples] with each channel's mean square; return float32[pairs]."""
-        if not len(self._left):
+        if not self._count:
             return np.empty(0, dtype=np.float32)
         frames = rows.shape[1]
         products = np.einsum("ij,ij->i", rows[self._left], rows[self._right]) / frames

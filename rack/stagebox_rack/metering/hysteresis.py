@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -9,19 +11,20 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Hysteresis:
-    """One kind of condition on ``channels`` channels; times are in samples.
+    """Several kinds of condition on ``channels`` channels; times are in samples, one of each for each kind.
 
     Raised once it has been seen for ``hold`` samples without a break, ended once it has been absent for ``recover``.
-    What is neither seen nor absent (between two thresholds) starts the time anew and changes nothing.
+    What is neither seen nor absent (between two thresholds) starts the time anew and changes nothing. Every mask is
+    [kinds, channels].
     """
 
-    def __init__(self, channels: int, hold: int, recover: int) -> None:
+    def __init__(self, channels: int, hold: Sequence[int], recover: Sequence[int]) -> None:
         """Start with nothing raised."""
-        self._hold = hold
-        self._recover = recover
-        self.active: Mask = np.zeros(channels, dtype=bool)
-        self._for = np.zeros(channels, dtype=np.int64)
-        self._since = np.zeros(channels, dtype=np.int64)
+        self._hold = np.array(hold, dtype=np.int64).reshape(-1, 1)
+        self._recover = np.array(recover, dtype=np.int64).reshape(-1, 1)
+        self.active: Mask = np.zeros((len(self._hold), channels), dtype=bool)
+        self._for = np.zeros(self.active.shape, dtype=np.int64)
+        self._since = np.zeros(self.active.shape, dtype=np.int64)
 
     def reset(self) -> None:
         """What was under way does not go on; what is raised stays raised."""
@@ -34,14 +37,18 @@ class Hysteresis:
         """
         towards = np.where(self.active, absent, seen)
         begins = towards & (self._for == 0)
-        self._since[begins] = start
-        self._for = np.where(towards, self._for + samples, 0)
+        if begins.any():
+            self._since[begins] = start
+        self._for += samples
+        self._for *= towards
         due = towards & (self._for >= np.where(self.active, self._recover, self._hold))
+        if not due.any():
+            return due, due
         raised, ended = due & ~self.active, due & self.active
         self.active = self.active ^ due
         self._for[due] = 0
         return raised, ended
 
     def since(self, changed: Mask) -> int:
-        """The sample index at which the first of the ``changed`` channels began to be as it is now."""
+        """The sample index at which the first of those ``changed`` began to be as it is now."""
         return int(self._since[changed].min())

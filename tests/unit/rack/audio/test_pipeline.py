@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stagebox.records.meter import METER_FLOOR_DB, Condition
+from stagebox_rack.audio.capture import StreamFormat
 from stagebox_rack.audio.channel_map import ChannelMap
 from stagebox_rack.audio.measurement import AudioItem, MeterMeasurement, SourceEvent
 from stagebox_rack.audio.pipeline import SourcePipeline
@@ -44,7 +45,7 @@ QUIET = ConditionSettings.none()
 
 def pipeline_of(frames_per_second: int = 20, conditions: ConditionSettings = QUIET) -> SourcePipeline:
     layout = MeterLayout(RATE, 2, (Programme("all", (0, 1), (1.0, 1.0)),), ((0, 1),), frames_per_second)
-    return SourcePipeline("main", ChannelMap.identity(2), layout, conditions)
+    return SourcePipeline("main", StreamFormat(RATE, 2), ChannelMap.identity(2), layout, conditions)
 
 
 def test_a_second_of_audio_is_twenty_meter_frames() -> None:
@@ -141,8 +142,8 @@ def test_bad_samples_are_counted_reported_once_and_recovered() -> None:
     items = run(pipeline, [block(0), bad, again, *(block(n * 480) for n in range(3, 120))])
     events = [(e.name, e.start, dict(e.detail)) for e in of(SourceEvent, items)]
     assert events == [
-        ("nonfinite", 480, {"samples": 3}),
-        ("nonfinite.recovered", 1440 + 99 * 480, {"samples": 4}),
+        ("nonfinite", 483, {"samples": 4}),
+        ("nonfinite.recovered", 20 * 2400, {"samples": 4}),
     ]
     assert pipeline.counters.nonfinite_samples == 4
     for meter in of(MeterMeasurement, items):

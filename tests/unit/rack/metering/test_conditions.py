@@ -174,21 +174,21 @@ def test_after_a_gap_a_condition_that_was_under_way_starts_anew() -> None:
 def test_hysteresis_never_flaps_within_its_times(
     observed: list[tuple[str, int]], hold: int, recover: int
 ) -> None:
-    watched = Hysteresis(1, hold, recover)
+    watched = Hysteresis(1, [hold], [recover])
     at, since, run, last = 0, None, "", 0
     active = False
     for what, samples in observed:
-        seen, absent = np.array([what == "+"]), np.array([what == "-"])
+        seen, absent = np.array([[what == "+"]]), np.array([[what == "-"]])
         raised, ended = watched.observe(seen, absent, at, samples)
         wanted = "-" if active else "+"
         since = (at if run != wanted or since is None else since) if what == wanted else None
         run = what
         at += samples
-        if raised[0] or ended[0]:
-            assert bool(raised[0]) is not active
+        if raised[0, 0] or ended[0, 0]:
+            assert bool(raised[0, 0]) is not active
             assert since is not None
             assert at - since >= (recover if active else hold)
             assert watched.since(raised | ended) == since
             active, since, run, last = not active, None, "", at
-        assert bool(watched.active[0]) is active
+        assert bool(watched.active[0, 0]) is active
     assert last <= at
