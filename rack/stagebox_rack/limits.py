@@ -35,6 +35,9 @@ class RackLimits:
     audio_pace_max_lag: float = 1.0  # further behind than this (suspend, starvation) becomes a gap
 
     # --- audio: devices ------------------------------------------------------------------------
+    audio_device_latency_ms: int = 30  # asked of the driver: less wakes more often and overflows sooner
+    audio_device_latency_min_ms: int = 5
+    audio_device_latency_max_ms: int = 500
     audio_device_silence: float = 2.0  # no callback for this long is a lost device
     audio_device_poll: float = 0.25
     audio_device_time_max_age: float = 2.0  # an ADC time older than this is not believed

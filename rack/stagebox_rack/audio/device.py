@@ -171,6 +171,7 @@ class DeviceCapture(Capture):
                 samplerate=format_.rate,
                 dtype=sample_format(self._spec),
                 blocksize=block_frames(format_.rate),
+                latency=self._spec.latency_ms / 1000.0,
                 callback=self._callback,
                 finished_callback=self._wake.set,
             )

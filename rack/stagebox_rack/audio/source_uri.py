@@ -2,7 +2,7 @@
 
 Grammar (``[]`` optional)::
 
-    [NAME=]device:DEVICE[?channels=N&rate=HZ&format=s16|s24|s32|f32]
+    [NAME=]device:DEVICE[?channels=N&rate=HZ&format=s16|s24|s32|f32&latency=MS]
     [NAME=]file:PATH[?loop=1]
     [NAME=]tone:HZ@DBFS[?channels=N&rate=HZ]
 
@@ -45,6 +45,7 @@ class DeviceSource:
     channels: int | None = None
     rate: int | None = None
     format: SampleFormat = "f32"
+    latency_ms: int = LIMITS.audio_device_latency_ms
 
 
 @dataclass(frozen=True)
@@ -126,14 +127,15 @@ def _device(text: str, name: str, target: str, query: str) -> DeviceSource:
     device = unquote(target)
     if not device:
         _refuse(text, "names no device; use device:default or a name from `stagebox rack devices`")
-    options = _options(text, query, ("channels", "rate", "format"))
+    options = _options(text, query, ("channels", "rate", "format", "latency"))
     format_ = options.get("format", "f32")
     known = next((known for known in get_args(SampleFormat) if known == format_), None)
     if known is None:
         _refuse(text, f"has format={format_}; use {', '.join(get_args(SampleFormat))}")
     channels = _channels(text, options["channels"]) if "channels" in options else None
     rate = _rate(text, options["rate"]) if "rate" in options else None
-    return DeviceSource(name, device, channels, rate, known)
+    latency = _latency(text, options["latency"]) if "latency" in options else LIMITS.audio_device_latency_ms
+    return DeviceSource(name, device, channels, rate, known, latency)
 
 
 def _file(text: str, name: str, target: str, query: str) -> FileSource:
@@ -185,6 +187,13 @@ def _channels(text: str, value: str) -> int:
 def _rate(text: str, value: str) -> int:
     if not (value.isascii() and value.isdigit() and int(value) in LIMITS.audio_rates):
         _refuse(text, f"has rate={value}; use one of {', '.join(map(str, LIMITS.audio_rates))}")
+    return int(value)
+
+
+def _latency(text: str, value: str) -> int:
+    low, high = LIMITS.audio_device_latency_min_ms, LIMITS.audio_device_latency_max_ms
+    if not (value.isascii() and value.isdigit() and low <= int(value) <= high):
+        _refuse(text, f"has latency={value}; use {low} to {high} (ms)")
     return int(value)
 
 

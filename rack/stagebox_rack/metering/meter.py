@@ -81,7 +81,7 @@ class Meter:
         np.copyto(rows, samples.T)
         drive, means = self._envelope.drive(rows)
         peak = np.maximum(rows.max(axis=1), -rows.min(axis=1))
-        mean_square = np.einsum("ij,ij->i", rows, rows, dtype=np.float64) / frames
+        mean_square = np.einsum("ij,ij->i", rows, rows).astype(np.float64) / frames
         weighted = self._weigh(rows)
         linear = np.empty((6, channels))
         linear[0] = peak

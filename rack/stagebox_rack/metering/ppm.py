@@ -57,8 +57,10 @@ class Ppm:
         charge = 1.0 - np.exp(-block_s / times)
         self._decay = 10.0 ** (-falls * block_s / 20.0)
         self._charge = charge
-        self._keep = np.broadcast_to(1.0 - charge, (4, channels)).astype(np.float32)
-        self._slopes = ((1.0 - charge) ** np.arange(_GROUP + 1)[:, np.newaxis, np.newaxis]).astype(np.float32)
+        # Spread out in full: numpy is several times slower where it has to repeat a short axis.
+        slopes = (1.0 - charge) ** np.arange(_GROUP + 1)[:, np.newaxis, np.newaxis]
+        self._slopes = np.broadcast_to(slopes, (_GROUP + 1, 4, channels)).astype(np.float32)
+        self._keep: Float32 = np.empty(0, dtype=np.float32)
         # A steady tone reads its peak: the integrators settle a little below it, and the shares make up for that.
         settled = charge / (1.0 - self._decay * (1.0 - charge))
         share = np.array([[kind.fast_share, 1.0 - kind.fast_share] for kind in types]).reshape(4, 1)
@@ -82,12 +84,13 @@ class Ppm:
         if count == 0:
             return self._reading(self._state[np.newaxis])
         if count != self._count:
-            self._prepare(count)
+            self._prepare(count, channels)
         groups = -(-count // _GROUP)
         pushes = self._pushes.shaped(groups * _GROUP, 4, channels)
         np.multiply(self._gain, drive.T[:, np.newaxis, :], out=pushes[:count])
         pushes[count:] = 0.0  # a push of nothing changes nothing
-        lines = self._find_lines(pushes.reshape(groups, _GROUP, 4, channels))
+        by_number = pushes.reshape(groups, _GROUP, 4, channels).transpose(1, 0, 2, 3)
+        lines = self._find_lines(np.ascontiguousarray(by_number))
         after = np.empty((groups, 4, channels), dtype=np.float32)
         charged = self._state
         for group in range(groups):
@@ -100,16 +103,16 @@ class Ppm:
         return self._reading(after)
 
     def _find_lines(self, pushes: Float32) -> Float32:
-        """The offsets of every group's lines, float32[lines, groups, 4, channels]."""
-        groups, _, integrators, channels = pushes.shape
+        """The offsets of every group's lines, float32[lines, groups, 4, channels], from its pushes by their number."""
+        _, groups, integrators, channels = pushes.shape
         lines = self._lines.shaped(_GROUP + 1, groups, integrators, channels)
         following = self._next.shaped(_GROUP + 1, groups, integrators, channels)
         lines[...] = 0.0
         for number in range(_GROUP):
             reached = number + 1
             candidates = following[:reached]
-            np.multiply(lines[:reached], self._keep, out=candidates)
-            candidates += pushes[:, number]
+            np.multiply(lines[:reached], self._keep[:reached], out=candidates)
+            candidates += pushes[number]
             np.maximum(lines[1 : reached + 1], candidates, out=lines[1 : reached + 1])
         return lines
 
@@ -118,8 +121,11 @@ class Ppm:
         highest: Float32 = (weighted[:, 0::2] + weighted[:, 1::2]).max(axis=0)
         return highest
 
-    def _prepare(self, count: int) -> None:
+    def _prepare(self, count: int, channels: int) -> None:
         self._count = count
+        groups = -(-count // _GROUP)
+        keep = (1.0 - self._charge).astype(np.float32)
+        self._keep = np.broadcast_to(keep, (_GROUP, groups, 4, channels)).copy()
         fall = self._decay ** np.arange(1, count + 1)[:, np.newaxis, np.newaxis]
         self._gain = (self._charge / fall).astype(np.float32)
         ends = np.minimum(np.arange(_GROUP, count + _GROUP, _GROUP), count)

@@ -58,6 +58,8 @@ def test_a_source_text_says_what_is_captured(text: str, spec: object) -> None:
         ("device:x?channels=65", "channels=65"),
         ("device:x?channels=0", "channels=0"),
         ("device:x?format=s20", "format=s20"),
+        ("device:x?latency=4", "use 5 to 500"),
+        ("device:x?latency=501", "use 5 to 500"),
         ("Main=tone:997@-23", "'Main' is not a legal source name"),
         ("=tone:997@-23", "not a legal source name"),
         ("-a=file:/x", "not a legal source name"),
