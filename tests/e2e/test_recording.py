@@ -13,6 +13,7 @@ import pytest
 
 import stagebox
 from demo.throwaway import ThrowawayCluster
+from stagebox.listening.lease import LeaseHolder
 from stagebox.records.audio import AudioPacket
 from stagebox.records.event import Event
 from stagebox.records.meter import MeterFrame
@@ -40,8 +41,10 @@ async def _take(records: RecordStream, meters: list[MeterFrame], others: list[ob
     playing = False
     heard = 0
     async for record in records:
-        if record.kind is Kind.WAL:
-            continue  # the durable path, proved by the mixer's ingest and by `wal verify` below
+        if record.kind in (Kind.WAL, Kind.ACK):
+            # The durable path is proved by the mixer's ingest and by `wal verify` below; an ack is signed itself, and
+            # that of our lease comes before the first checkpoint that names its key.
+            continue
         assert record.verification == "verified", record.reason
         if isinstance(record.value, MeterFrame):
             meters.append(record.value)
@@ -107,8 +110,13 @@ async def _listen(directory: Path) -> tuple[list[MeterFrame], list[object]]:
             viewer.open_records(f"rack.{RACK}.>", verify=True, on_bad="raise") as records,
         ):
             await cluster.enroll(mixer, RACK, ticket)
-            async with asyncio.timeout(SECONDS + 30):
-                await _take(records, meters, others)
+            lease = LeaseHolder(mixer.api, cluster.viewer, RACK, "main")
+            await lease.take()
+            try:
+                async with asyncio.timeout(SECONDS + 30):
+                    await _take(records, meters, others)
+            finally:
+                await lease.release()
         await cluster.stop_racks()
         journal = await cluster.verify_journal(RACK)
         assert journal["verified"] is True

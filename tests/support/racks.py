@@ -26,12 +26,16 @@ from support.cluster import MACHINE, Cluster, RunningMixer
 
 @contextlib.asynccontextmanager
 async def running_rack(directory: Path, *, machine: int = MACHINE, **settings: Any) -> AsyncIterator[Rack]:
-    """Run the rack enrolled in ``directory`` on a tone, as the process does, until the block ends."""
+    """Run the rack enrolled in ``directory`` on a tone, or other sources, as the process does, until the block ends."""
     chosen = RackSettings(
         state_dir=directory,
-        sources=("tone:997@-23",),
         machine_id=machine,
-        **{"heartbeat_interval": 1.0, "checkpoint_interval": 0.1, **settings},
+        **{
+            "sources": ("tone:997@-23",),
+            "heartbeat_interval": 1.0,
+            "checkpoint_interval": 0.1,
+            **settings,
+        },
     )
     store = identity_store(chosen)
     rack = Rack(chosen, store, store.open())

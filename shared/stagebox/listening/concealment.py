@@ -1,7 +1,7 @@
 """Makes a loss bearable: the last pitch period goes on, fading, until audio comes back. Never taken for signal.
 
 The period is where the recent past correlates best with itself. Its repetition joins the past without a step, and
-what is received afterwards is faded in over 5 ms. After 20 ms it fades, after 60 ms it is silence.
+what is received afterwards is faded in over 5 ms. After 10 ms it fades, after 60 ms it is silence.
 """
 
 from __future__ import annotations
@@ -72,11 +72,8 @@ class Concealer:
         ]
         energy = np.einsum("ij,ij->i", windows, windows)
         likeness = (windows @ recent) / np.sqrt(energy + 1e-12)
-        best = likeness.max()
-        # The shortest period that is nearly as good: a multiple of it is as good and fades worse.
-        lag = int(lags[np.argmax(likeness >= 0.95 * best)]) if best > 0 else limits.conceal_lag_max
-        refine = likeness[max(0, lag - lags[0] - 8) : lag - lags[0] + 9]
-        lag = int(lags[max(0, lag - lags[0] - 8) + int(np.argmax(refine))]) if best > 0 else lag
+        best = int(likeness.argmax())
+        lag = int(lags[best]) if likeness[best] > 0 else limits.conceal_lag_max
         self._period = self._past[-lag:].copy()
         expected = 2.0 * self._past[-1] - self._past[-2]
         step = expected - self._period[0]

@@ -23,10 +23,10 @@ class ListenLimits:
     play_blocks: int = 25  # waiting for a sound device that is slower than the rack
 
     # Concealment
-    conceal_search: int = 1_920  # frames of the past in which the pitch is looked for
+    conceal_search: int = 480  # frames of the past in which the pitch is looked for
     conceal_lag_min: int = 120  # 400 Hz
     conceal_lag_max: int = 960  # 50 Hz
-    conceal_full: int = 960  # frames at full level before it fades
+    conceal_full: int = 480  # frames at full level before it fades
     conceal_silent: int = 2_880  # frames after which it is silence
     conceal_fade: int = 240  # cross-fade back to what is received
 
