@@ -67,7 +67,7 @@ class HostSampler:
             "cpu_count": psutil.cpu_count() or 1,
             "process_cpu_percent": self._process.cpu_percent(),
             "process_rss": self._process.memory_info().rss,
-            "load_1m": os.getloadavg()[0],
+            "load": os.getloadavg()[0],
             "memory_total": memory.total,
             "memory_available": memory.available,
             "disk_total": disk.total,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,12 @@ from stagebox.bus import BusClient
 from stagebox.errors import BusError
 from stagebox.records.status import Status
 from stagebox_rack.audio.measurement import SourceState, SourceStatus
-from stagebox_rack.heartbeat import status_body
+from stagebox_rack.clock_state import clock_state
+from stagebox_rack.heartbeat import _source, status_body
+from stagebox_rack.host import HostSampler
+from stagebox_rack.limits import LIMITS
+from stagebox_rack.monitor.bus import BusPlan
+from stagebox_rack.monitor.service import MonitorService
 from stagebox_rack.publisher import Publisher
 from stagebox_rack.state import RackIdentity
 from stagebox_rack.wal.wal import WalStats
@@ -32,7 +38,17 @@ def counted(kind: type[Any], **values: Any) -> Any:
 
 
 RENEWAL = {"managed_by": "mixer", "renewal_due": 7, "renewal_overdue": False, "renewal_problem": ""}
-SOURCE = counted(SourceStatus, source="main", state=SourceState.LOST, reason="unplugged")
+SOURCE = counted(
+    SourceStatus,
+    source="main",
+    state=SourceState.LOST,
+    reason="unplugged",
+    channel_names=("left", "right"),
+    programmes=("all",),
+    pairs=((0, 1),),
+)
+BUSES = [{"name": "main", "source": "main", "listening": True}]
+HOST = {"cpu_percent": 3.5, "addresses": {"eth0": ["192.0.2.1"]}, "versions": {"python": "3.11"}}
 
 
 class FakeBus:
@@ -54,6 +70,8 @@ def body(*, connected: bool = True) -> dict[str, Any]:
         uptime_s=1.23456,
         identity=cast(RackIdentity, identity),
         sources=[SOURCE],
+        buses=BUSES,
+        host=HOST,
         publisher=cast(Publisher, publisher),
         handover_dropped=3,
         wal=counted(WalStats),
@@ -69,7 +87,15 @@ def test_a_heartbeat_says_what_the_rack_counted() -> None:
     assert (found["not_journalled"], found["handover_dropped"], found["uptime_s"]) == (2, 3, 1.235)
     assert found["transport"] == FACTS
     assert found["wal"]["shipper"] == "shipping"
-    assert found["wal"] == {**dataclasses.asdict(counted(WalStats)), "shipper": "shipping"}
+    stats = counted(WalStats)
+    lag = stats.committed - stats.acknowledged
+    assert found["wal"] == {**dataclasses.asdict(stats), "shipper": "shipping", "lag_records": lag}
+    assert (found["buses"], found["host"]) == (BUSES, HOST)
+    assert set(found["clock"]) >= {"synchronised"}
+    assert (found["sources"][0]["channel_names"], found["sources"][0]["pairs"]) == (
+        ["left", "right"],
+        [[0, 1]],
+    )
     assert (found["sources"][0]["state"], found["sources"][0]["reason"]) == ("lost", "unplugged")
     assert found["certificate_not_after"] == int((NOW + 3 * DAY).timestamp())
     assert found["passport_serial"] == 4
@@ -88,8 +114,47 @@ def test_a_heartbeat_survives_the_wire_and_carries_no_secret(connected: bool) ->
     assert b"hunter22" not in data
 
 
+def unused(*_: Any) -> Any:
+    raise AssertionError("nothing is listened to")
+
+
+def test_the_fullest_rack_there_can_be_fits_a_record() -> None:
+    names = tuple(f"channel-with-a-long-name-{n:02d}" for n in range(64))
+    source = dataclasses.replace(
+        SOURCE,
+        source="a-source-with-a-very-long-name",
+        channels=64,
+        channel_names=names,
+        programmes=tuple(f"programme-{n:02d}" for n in range(16)),
+        pairs=tuple((n, n + 1) for n in range(0, 64, 2)),
+    )
+    full = {**body(), "sources": [_source(source)] * LIMITS.audio_sources}
+    assert len(Status(1 << 40, bytes(16), 1 << 62, "running", full).encode()) < 64 << 10
+
+
+def test_a_host_is_sampled_without_inventing_anything() -> None:
+    sampler = HostSampler(Path.cwd())
+    assert set(sampler.latest()) == {"versions"}, "nothing was sampled yet"
+    sample = sampler.sample()
+    assert 0 < sample["memory_available"] <= sample["memory_total"]
+    assert 0 <= sample["disk_free"] <= sample["disk_total"]
+    assert sample["temperature_c"] is None or -40 <= sample["temperature_c"] <= 150
+    assert not any(a.startswith("127.") for found in sample["addresses"].values() for a in found)
+    assert sampler.latest()["versions"]["python"] == platform.python_version()
+
+
+def test_the_kernels_clock_state_is_read() -> None:
+    state = clock_state()
+    assert state["synchronised"] in (True, False, None)
+    if state["synchronised"] is not None:
+        assert state["max_error_us"] >= 0
+
+
 def test_every_field_of_a_heartbeat_is_in_the_reference() -> None:
     documented = set(re.findall(r"`([a-z_]+)`", REFERENCE.read_text()))
     found = body()
-    said = {*found, *found["wal"], *found["sources"][0], *found["renewal"], *FACTS}
+    said = {*found, *found["wal"], *found["sources"][0], *found["renewal"], *found["clock"], *FACTS}
+    said |= {*HostSampler(Path.cwd()).sample(), "age_s", "versions"}
+    buses = MonitorService([BusPlan("main", "main")], tap=unused, emit=unused, event=unused).status()
+    said |= {*buses[0]}
     assert said <= documented, f"not in {REFERENCE.name}: {sorted(said - documented)}"
