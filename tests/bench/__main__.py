@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from importlib import import_module
 from pathlib import Path
 
-from bench.table import Row, replace_table, show
+from bench.table import Row, replace_tables, show
 from stagebox import logs
 
 SUITES = {
@@ -21,6 +21,7 @@ SUITES = {
     "latency": "rack publish to subscriber callback, and to proof",
     "throughput": "sustained records/s over the snake",
     "rack-cpu": "CPU of a 2-channel rack process",
+    "audio": "meters beside pyebur128 and numpy, Opus, whole racks, listening",
     "journal": "durable appends/s and CPU",
     "identity": "CSRs/s, racks admitted at once, ban to disconnect",
 }
@@ -43,7 +44,10 @@ def main() -> None:
     parser.add_argument("suite", nargs="*", metavar="SUITE", help="which to run; all by default")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="replace the table in FILE, such as docs/benchmarks.md"
+        "--markdown",
+        type=Path,
+        metavar="FILE",
+        help="replace these suites' tables in FILE (docs/benchmarks.md)",
     )
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.suite) - SUITES.keys())
@@ -58,7 +62,7 @@ def main() -> None:
         rows += asyncio.run(run(lambda text: print(f"… {text}", file=sys.stderr, flush=True)))
     if arguments.markdown:
         page = arguments.markdown.read_text("utf-8")
-        arguments.markdown.write_text(replace_table(page, rows, _machine()), "utf-8")
+        arguments.markdown.write_text(replace_tables(page, rows, _machine()), "utf-8")
     if arguments.json:
         print(json.dumps({"machine": _machine(), "rows": [row.as_dict() for row in rows]}))
     else:

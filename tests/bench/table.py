@@ -71,16 +71,24 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-_BEGIN, _END = "<!-- bench:begin -->", "<!-- bench:end -->"
+_END = "<!-- bench:end -->"
 
 
-def replace_table(page: str, rows: Sequence[Row], made_on: str) -> str:
-    """Return ``page`` with what stands between its two bench markers replaced by the rows."""
-    head, begin, rest = page.partition(_BEGIN)
-    _, end, tail = rest.partition(_END)
-    if not begin or not end:
-        raise ValueError(f"the page has no {_BEGIN} … {_END}")
-    return f"{head}{_BEGIN}\n{made_on}\n\n{markdown(rows)}{_END}{tail}"
+def replace_tables(page: str, rows: Sequence[Row], made_on: str) -> str:
+    """Return ``page`` with the table of each suite in ``rows`` replaced, between its marker and the end marker.
+
+    Raises:
+        ValueError: the page has no place for a suite.
+    """
+    for suite in dict.fromkeys(row.suite for row in rows):
+        begin = f"<!-- bench:{suite} -->"
+        head, found, rest = page.partition(begin)
+        _, end, tail = rest.partition(_END)
+        if not found or not end:
+            raise ValueError(f"the page has no {begin} … {_END}")
+        table = markdown([row for row in rows if row.suite == suite])
+        page = f"{head}{begin}\n{made_on}\n\n{table}{_END}{tail}"
+    return page
 
 
 def show(rows: Sequence[Row]) -> None:

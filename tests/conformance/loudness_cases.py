@@ -134,7 +134,8 @@ def run(case: LoudnessCase, rate: int, offsets_ms: Sequence[float] = OFFSETS_MS)
     # A reset takes effect where a frame ends: it is made in the silence before the segment's end.
     early = rate // 2 if case.reset_at_segments else 0
     ends = [np.array([end + offset - early for end in signal.ends]) for offset in offsets]
-    frames, stood, frame_ends, at = [], [[] for _ in offsets], [], 0
+    stood: list[list[Float32]] = [[] for _ in offsets]
+    frames, frame_ends, at = [], [], 0
     while at < total:
         size = meter.next_frame_size
         block = np.zeros((size, layout.channels), dtype=np.float32)

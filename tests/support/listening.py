@@ -142,7 +142,7 @@ class LossyBus:
         self._held: list[BusMessage] = []
         self.lost = self.reordered = self.seen = 0
         self._subscribe = subscriber.bus.subscribe
-        subscriber.bus.subscribe = self.subscribe  # type: ignore[method-assign]
+        subscriber.bus.subscribe = self.subscribe  # type: ignore[method-assign,assignment]
 
     async def subscribe(
         self, subject: str, callback: Callable[[BusMessage], Any] | None = None, **options: Any
