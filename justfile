@@ -24,6 +24,14 @@ test *args: install
 bench *args: install
     @PYTHONPATH=tests:deploy {{ python }} -m bench "$@"
 
+# Measure every meter against its standard and write docs/reference/meter-conformance.md
+conformance *args: install
+    @PYTHONPATH=tests:deploy {{ python }} -m conformance.report "$@"
+
+# Draw the plots of the guides again, from what the meters read
+plots: install
+    @PYTHONPATH=tests:deploy {{ python }} -m plots
+
 # Check style and the import contracts
 lint: install
     {{ bin }}/ruff check

@@ -50,6 +50,34 @@ RACK = {
 }
 
 
+HEARTBEAT = {
+    "time_ns": 1_790_000_000_000_000_000,
+    "state": "running",
+    "uptime_s": 90_061.0,
+    "version": "0.1.0",
+    "host": {
+        "cpu_percent": 12.3,
+        "cpu_count": 4,
+        "memory_available": 1 << 30,
+        "memory_total": 2 << 30,
+        "temperature_c": 51.2,
+        "addresses": {"eth0": ["192.0.2.7"]},
+    },
+    "clock": {"synchronised": True, "max_error_us": 1500},
+    "wal": {"lag_records": 1234},
+    "dropped": {"rack.stage-left.meter.main": 5},
+    "handover_dropped": 2,
+    "sources": [
+        {"source": "main", "state": "error", "rate": 48_000, "channels": 2, "gaps": 1, "gap_frames": 4800,
+         "xruns": 3, "overruns": 0, "reopens": 1, "clock_steps": 0, "reason": "the device was unplugged"}
+    ],
+    "buses": [
+        {"name": "main", "source": "main", "mode": "stereo", "kbit": 128, "listening": True, "packets": 77,
+         "overruns": 0, "clipped": 0}
+    ],
+}  # fmt: skip
+
+
 class Api:
     """A mixer's API whose answers a test sets; it notes the requests and who made them."""
 
@@ -186,11 +214,12 @@ def test_racks_are_listed_shown_and_approved(api: Api, cluster: Path, capsys: Ca
     api.answer = lambda method, path, body: (200, {"racks": [RACK]} if path.endswith("racks") else RACK)
     assert admin(api, cluster / "ops", "racks", "list") == 0
     header, row = capsys.readouterr().out.splitlines()
-    assert header.split()[:3] == ["NAME", "TENANT", "STATUS"]
+    assert header.split()[:4] == ["NAME", "TENANT", "STATUS", "PRESENCE"]
     assert row.split() == [
         "stage-left",
         "default",
         "pending",
+        "–",
         "00000000deadbeef",
         "2027-01-15T08:00:00+00:00",
     ]
@@ -199,6 +228,48 @@ def test_racks_are_listed_shown_and_approved(api: Api, cluster: Path, capsys: Ca
     assert admin(api, cluster / "ops", "racks", "approve", "stage-left", "--json") == 0
     assert json.loads(capsys.readouterr().out) == RACK
     assert api.requests[-1] == ("POST", "/api/v1/racks/stage-left/approve", {})
+
+
+def test_a_racks_presence_and_heartbeat_are_shown(api: Api, cluster: Path, capsys: Capture) -> None:
+    rack = {
+        **RACK,
+        "status": "active",
+        "presence": {"state": "stale", "age_s": 17.2, "heard_ns": 1_790_000_000_000_000_000},
+        "heartbeat": HEARTBEAT,
+    }
+    api.answer = lambda method, path, body: (200, {"racks": [rack]} if path.endswith("racks") else rack)
+    assert admin(api, cluster / "ops", "racks", "list") == 0
+    assert "stale, heard 17 s ago" in capsys.readouterr().out
+    assert admin(api, cluster / "ops", "racks", "show", "stage-left") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "processor 12 % of 4 cores",
+        "memory free 1,024 MiB of 2,048 MiB (50 %)",
+        "temperature 51 °C",
+        "address eth0 192.0.2.7",
+        "synchronised yes",
+        "behind 1,234 records",
+        "main error 48000 2 1 4800 3 0 1 0 the device was unplugged",
+        "main main stereo 128 yes 77 0 0",
+        "bus 5",
+        "between threads 2",
+    ):
+        assert part in shown, (part, shown)
+
+
+def test_meters_are_reset_of_one_programme_or_all(api: Api, cluster: Path, capsys: Capture) -> None:
+    api.answer = lambda method, path, body: (200, {"rack": "stage-left"})
+    assert admin(api, cluster / "ops", "racks", "reset-meters", "stage-left") == 0
+    assert api.requests[-1][:2] == ("POST", "/api/v1/racks/stage-left/reset-meters")
+    options = ("--source", "main", "--programme", "all")
+    assert admin(api, cluster / "ops", "racks", "reset-meters", "stage-left", *options) == 0
+    assert api.requests[-1][2] == {"source": "main", "programme": "all"}
+    api.answer = lambda method, path, body: (
+        409,
+        {"error": "unknown_source", "message": "there is no source 'x'"},
+    )
+    assert admin(api, cluster / "ops", "racks", "reset-meters", "stage-left", "--source", "x") != 0
+    assert "there is no source 'x'" in capsys.readouterr().err
 
 
 def test_the_list_says_what_the_status_does_not(api: Api, cluster: Path, capsys: Capture) -> None:

@@ -29,7 +29,7 @@ SUPPORT = Path(next(iter(support.__path__)))
 
 def frame(seq: int) -> bytes:
     time_ns = 1_700_000_000_000_000_000
-    return meter_frame(seq, BOOT, time_ns=time_ns, peak=-18.5).encode()
+    return meter_frame(seq, BOOT, time_ns=time_ns, peak=-18.5, apart=1.75).encode()
 
 
 async def heard_by(

@@ -17,11 +17,15 @@ def meter_frame(
     rate: int = 48_000,
     channels: int = 2,
     peak: float = -20.0,
+    apart: float = 0.0,
     momentary: float = -23.0,
     **fields: Any,
 ) -> MeterFrame:
-    """Return a frame in which every channel reads ``peak`` on every meter and the one programme ``momentary``."""
-    one = levels([peak] * channels)
+    """Return a frame in which channels read ``peak`` on every meter and the one programme ``momentary``.
+
+    Each further channel reads ``apart`` dB less than the one before.
+    """
+    one = levels([peak - n * apart for n in range(channels)])
     measured: dict[str, Any] = {
         **dict.fromkeys(("peak", "peak_hold", "true_peak", "rms", "ppm1", "ppm2", "vu"), one),
         "momentary": levels([momentary] * channels),
