@@ -13,6 +13,7 @@ from stagebox.control.denylist import DenyList, denied
 from stagebox.passport import PassportStatus
 from stagebox_mixer.api.exposition import Snapshot, expires_unrenewed, families
 from stagebox_mixer.api.services import Counters
+from stagebox_mixer.presence.roll import Heartbeat, Presence, PresenceState
 from stagebox_mixer.registry.model import RackEntry
 
 ROOT = Path(__file__).parents[3]
@@ -115,8 +116,42 @@ def test_every_counter_of_the_mixer_is_shown_under_its_own_name() -> None:
     assert shown["stagebox_audit_last_sequence", ()] == 42
 
 
+BODY = {
+    "host": {"cpu_percent": 12.5, "temperature_c": 51, "disk_free": 1 << 30},
+    "wal": {"lag_records": 7},
+    "sources": [{"xruns": 2, "gap_frames": 4800}, {"xruns": 1, "gap_frames": 0}],
+}
+
+
+def heard(body: dict[str, object], state: PresenceState = PresenceState.ONLINE) -> Presence:
+    return Presence(state, 3.5, Heartbeat("running", body, 1, bytes(16), 0.0, 1))
+
+
 def exported() -> set[str]:
-    return {name for name, _ in values(snapshot(rack()))}
+    found = dataclasses.replace(snapshot(rack()), presence={"stage-left": heard(BODY)})
+    return {name for name, _ in values(found)}
+
+
+def test_what_a_rack_says_of_itself_is_a_series_and_what_it_does_not_say_is_none() -> None:
+    oddly = {"host": {"cpu_percent": "hot", "temperature_c": None, "disk_free": float("nan")}, "sources": 3}
+    shown = values(
+        dataclasses.replace(
+            snapshot(rack("a"), rack("b"), rack("never")),
+            presence={"a": heard(BODY), "b": heard(oddly, PresenceState.OFFLINE)},
+        )
+    )
+    assert shown["stagebox_rack_presence", ("a", "online")] == 1
+    assert shown["stagebox_rack_presence", ("a", "offline")] == 0
+    assert shown["stagebox_rack_presence", ("b", "offline")] == 1
+    assert shown["stagebox_rack_heartbeat_age_seconds", ("a",)] == 3.5
+    assert shown["stagebox_rack_temperature_celsius", ("a",)] == 51
+    assert shown["stagebox_rack_xruns", ("a",)] == 3
+    assert shown["stagebox_rack_gap_frames", ("a",)] == 4800
+    from_heartbeat = ("cpu_percent", "temperature_celsius", "disk_free_bytes", "journal_lag_records", "xruns")
+    assert not [name for name in from_heartbeat if (f"stagebox_rack_{name}", ("b",)) in shown]
+    assert not [
+        name for name, labels in shown if name.startswith("stagebox_rack_presence") and "never" in labels
+    ]
 
 
 def test_the_alerts_ask_only_for_metrics_that_exist() -> None:
@@ -124,7 +159,8 @@ def test_the_alerts_ask_only_for_metrics_that_exist() -> None:
     alerts = re.findall(r"^ +- alert: (\w+)$", RULES.read_text(), re.MULTILINE)
     assert len(expressions) == len(alerts) == len(set(alerts)) > 0
     for expression in expressions:
-        words = set(re.findall(r"[a-z_]+[a-z](?![a-z_]*\])", re.sub(r"\[[^]]*\]", "", expression)))
+        metrics_only = re.sub(r"\[[^]]*\]|\{[^}]*\}|on\([^)]*\)", "", expression)
+        words = set(re.findall(r"[a-z_]+[a-z](?![a-z_]*\])", metrics_only))
         assert words - FUNCTIONS, expression
         assert words - FUNCTIONS <= exported(), expression
 
