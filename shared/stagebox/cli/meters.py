@@ -109,10 +109,24 @@ async def _run(
             for leaf in ("meter.>", "status")
         ]
         stack.push_async_callback(end_tasks, tasks)
+        if once:
+            await asyncio.sleep(_ONCE_S)
+            _somebody(state, wanted)
         if as_json:
             await _print_json(state, once)
         else:
             await _show(state, bus, scale, once)
+
+
+def _somebody(state: BridgeState, wanted: tuple[str, ...]) -> None:
+    from stagebox.errors import BusError
+
+    if not any(rack.sources for rack in state.racks.values()):
+        who = " or ".join(wanted) if wanted else "any rack"
+        raise BusError(
+            f"nothing was heard of {who} within {_ONCE_S:g} s",
+            remedy="see who is there with `stagebox admin racks list`",
+        )
 
 
 async def _show(state: BridgeState, bus: Subscriber, scale: str, once: bool) -> None:
@@ -135,8 +149,9 @@ async def _show(state: BridgeState, bus: Subscriber, scale: str, once: bool) -> 
         connected = bus.bus_stats().connected
         return View(state, loop.time(), size.width, height, Scale(scale), glyphs, connected, live)
 
-    if once or not console.is_terminal:
+    if not once and not console.is_terminal:
         await asyncio.sleep(_ONCE_S)
+    if once or not console.is_terminal:
         console.print(draw(view()))
         return
     with Live(console=console, screen=True, auto_refresh=False) as live:
@@ -150,13 +165,13 @@ async def _print_json(state: BridgeState, once: bool) -> None:
     import json
 
     loop = asyncio.get_running_loop()
-    await asyncio.sleep(_ONCE_S if once else _JSON_EVERY_S)
     while True:
+        if not once:
+            await asyncio.sleep(_JSON_EVERY_S)
         state.sweep()
         typer.echo(json.dumps(_document(state, loop.time())))
         if once:
             return
-        await asyncio.sleep(_JSON_EVERY_S)
 
 
 def _document(state: BridgeState, now: float) -> dict[str, Any]:
