@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stagebox.cli.lazy import epilog
-from stagebox.cli.options import ConfigOption, JsonOption, settings_for
+from stagebox.cli.options import ConfigOption, IdentityOption, JsonOption, ServersOption, settings_for
 
 if TYPE_CHECKING:
     from stagebox.listening.listener import Listener
@@ -50,14 +50,8 @@ def listen(
     mixer: Annotated[
         str | None, typer.Option("--mixer", metavar="URL", help="Base URL of the mixer's API.")
     ] = None,
-    server: Annotated[
-        list[str] | None,
-        typer.Option("--server", metavar="URL", help="A snake's wss:// URL; may be given again."),
-    ] = None,
-    identity: Annotated[
-        Path | None,
-        typer.Option("--identity", metavar="DIR", help="Directory of `keys gen-client` to connect as."),
-    ] = None,
+    server: ServersOption = None,
+    identity: IdentityOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stagebox.cli.lazy import epilog
-from stagebox.cli.options import ConfigOption, JsonOption, settings_for
+from stagebox.cli.options import ConfigOption, IdentityOption, JsonOption, ServersOption, settings_for
 
 if TYPE_CHECKING:
     from stagebox.bridge.state import BridgeState
@@ -55,14 +54,8 @@ def meters(
     once: Annotated[
         bool, typer.Option("--once", help="Print what is heard within two seconds, and end.")
     ] = False,
-    server: Annotated[
-        list[str] | None,
-        typer.Option("--server", metavar="URL", help="A snake's wss:// URL; may be given again."),
-    ] = None,
-    identity: Annotated[
-        Path | None,
-        typer.Option("--identity", metavar="DIR", help="Directory of `keys gen-client` to connect as."),
-    ] = None,
+    server: ServersOption = None,
+    identity: IdentityOption = None,
     mixer: Annotated[str | None, typer.Option("--mixer", metavar="URL", hidden=True)] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,

@@ -20,6 +20,14 @@ PrintConfigOption = Annotated[
     bool, typer.Option("--print-config", help="Show the effective settings and their origin, then stop.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs instead of text.")]
+ServersOption = Annotated[
+    list[str] | None,
+    typer.Option("--server", metavar="URL", help="A snake's wss:// URL; may be given again."),
+]
+IdentityOption = Annotated[
+    Path | None,
+    typer.Option("--identity", metavar="DIR", help="Directory of `keys gen-client` to connect as."),
+]
 LogLevelOption = Annotated[
     str | None, typer.Option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")
 ]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stagebox.cli.lazy import epilog
-from stagebox.cli.options import ConfigOption, JsonOption, settings_for
+from stagebox.cli.options import ConfigOption, IdentityOption, JsonOption, ServersOption, settings_for
 
 if TYPE_CHECKING:
     from stagebox.subscriber import Counters, Subscriber
@@ -46,14 +45,8 @@ def tail(
     count: Annotated[
         int | None, typer.Option("--count", "-n", min=1, metavar="N", help="Stop after N records.")
     ] = None,
-    server: Annotated[
-        list[str] | None,
-        typer.Option("--server", metavar="URL", help="A snake's wss:// URL; may be given again."),
-    ] = None,
-    identity: Annotated[
-        Path | None,
-        typer.Option("--identity", metavar="DIR", help="Directory of `keys gen-client` to connect as."),
-    ] = None,
+    server: ServersOption = None,
+    identity: IdentityOption = None,
     connect_within: Annotated[
         str, typer.Option("--connect-within", metavar="DURATION", help="Give up if not connected by then.")
     ] = "10s",
