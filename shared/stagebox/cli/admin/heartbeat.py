@@ -53,73 +53,60 @@ def heartbeat_lines(heartbeat: Mapping[str, Any]) -> list[str]:
 
 
 def _groups(heartbeat: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, object]]]:
-    yield (
-        "rack",
-        _given(
-            {
-                "state": heartbeat.get("state"),
-                "up for": _maybe(heartbeat.get("uptime_s"), duration),
-                "software": heartbeat.get("version"),
-                "certificate until": _maybe(
-                    heartbeat.get("certificate_not_after"), lambda s: utc(s * 1_000_000_000)
-                ),
-                "passport": heartbeat.get("passport_serial"),
-                "transport": _joined(heartbeat.get("transport"), ("tls", "cipher")),
-            }
-        ),
-    )
-    host = _map(heartbeat.get("host"))
-    yield (
-        "machine",
-        _given(
-            {
-                "processor": _maybe(
-                    host.get("cpu_percent"), lambda v: f"{v:.0f} % of {host.get('cpu_count', '?')} cores"
-                ),
-                "this process": _maybe(host.get("process_cpu_percent"), lambda v: f"{v:.0f} % of a core"),
-                "memory free": _of(host, "memory_available", "memory_total"),
-                "disk free": _of(host, "disk_free", "disk_total"),
-                "temperature": _maybe(host.get("temperature_c"), lambda v: f"{v:.0f} °C"),
-                **{f"address {name}": found for name, found in _map(host.get("addresses")).items()},
-                "versions": ", ".join(f"{name} {value}" for name, value in _map(host.get("versions")).items())
-                or None,
-            }
-        ),
-    )
-    clock = _map(heartbeat.get("clock"))
-    yield (
-        "clock",
-        _given(
-            {
-                "synchronised": clock.get("synchronised"),
-                "error at most": _maybe(clock.get("max_error_us"), lambda us: f"{us / 1000:,.1f} ms"),
-            }
-        ),
-    )
-    wal = _map(heartbeat.get("wal"))
-    yield (
-        "journal",
-        _given(
-            {
-                "shipper": wal.get("shipper"),
-                "behind": _maybe(wal.get("lag_records"), lambda n: f"{n:,} records"),
-                "on disk": _maybe(wal.get("segment_bytes"), lambda n: size(n + (wal.get("hot_bytes") or 0))),
-                "lost": wal.get("lost"),
-            }
-        ),
-    )
-    yield (
-        "dropped on the way",
-        _given(
-            {
-                "bus": sum(_map(heartbeat.get("dropped")).values())
-                if heartbeat.get("dropped") is not None
-                else None,
-                "between threads": heartbeat.get("handover_dropped"),
-                "not journalled": heartbeat.get("not_journalled"),
-            }
-        ),
-    )
+    yield "rack", _given(_rack(heartbeat))
+    yield "machine", _given(_machine(_map(heartbeat.get("host"))))
+    yield "clock", _given(_clock(_map(heartbeat.get("clock"))))
+    yield "journal", _given(_journal(_map(heartbeat.get("wal"))))
+    yield "dropped on the way", _given(_dropped(heartbeat))
+
+
+def _rack(heartbeat: Mapping[str, Any]) -> dict[str, object]:
+    return {
+        "state": heartbeat.get("state"),
+        "up for": _maybe(heartbeat.get("uptime_s"), duration),
+        "software": heartbeat.get("version"),
+        "certificate until": _maybe(heartbeat.get("certificate_not_after"), lambda s: utc(s * 1_000_000_000)),
+        "passport": heartbeat.get("passport_serial"),
+        "transport": _joined(heartbeat.get("transport"), ("tls", "cipher")),
+    }
+
+
+def _machine(host: Mapping[str, Any]) -> dict[str, object]:
+    cores, versions = host.get("cpu_count", "?"), _map(host.get("versions"))
+    return {
+        "processor": _maybe(host.get("cpu_percent"), lambda v: f"{v:.0f} % of {cores} cores"),
+        "this process": _maybe(host.get("process_cpu_percent"), lambda v: f"{v:.0f} % of a core"),
+        "memory free": _of(host, "memory_available", "memory_total"),
+        "disk free": _of(host, "disk_free", "disk_total"),
+        "temperature": _maybe(host.get("temperature_c"), lambda v: f"{v:.0f} °C"),
+        **{f"address {name}": found for name, found in _map(host.get("addresses")).items()},
+        "versions": ", ".join(f"{name} {value}" for name, value in versions.items()) or None,
+    }
+
+
+def _clock(clock: Mapping[str, Any]) -> dict[str, object]:
+    return {
+        "synchronised": clock.get("synchronised"),
+        "error at most": _maybe(clock.get("max_error_us"), lambda us: f"{us / 1000:,.1f} ms"),
+    }
+
+
+def _journal(wal: Mapping[str, Any]) -> dict[str, object]:
+    return {
+        "shipper": wal.get("shipper"),
+        "behind": _maybe(wal.get("lag_records"), lambda n: f"{n:,} records"),
+        "on disk": _maybe(wal.get("segment_bytes"), lambda n: size(n + (wal.get("hot_bytes") or 0))),
+        "lost": wal.get("lost"),
+    }
+
+
+def _dropped(heartbeat: Mapping[str, Any]) -> dict[str, object]:
+    by_subject = heartbeat.get("dropped")
+    return {
+        "bus": None if by_subject is None else sum(_map(by_subject).values()),
+        "between threads": heartbeat.get("handover_dropped"),
+        "not journalled": heartbeat.get("not_journalled"),
+    }
 
 
 _SOURCE_COLUMNS = (
