@@ -50,7 +50,7 @@ def meters(draw: st.DrawFn) -> MeterFrame:
     def programme() -> ProgrammeLevels:
         return ProgrammeLevels(*array_of(len(dataclasses.fields(ProgrammeLevels))))
 
-    arrays = {name: array_of(channels) for name in CHANNEL_KEYS}
+    arrays: dict[str, Any] = {name: array_of(channels) for name in CHANNEL_KEYS}
     return MeterFrame(
         draw(UINT64), draw(st.binary(min_size=16, max_size=16)), draw(UINT64), draw(UINT64), draw(UINT32),
         draw(UINT32), **arrays, flags=draw(st.binary(min_size=channels, max_size=channels)),

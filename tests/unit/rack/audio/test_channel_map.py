@@ -57,7 +57,9 @@ def test_it_is_selection_times_gain_times_polarity(
     ]
     samples = native(dtype, 5, 6)
     full = 1.0 if dtype is np.float32 else float(-np.iinfo(dtype).min)
-    expected = samples[:, order] / full * 10 ** (np.array(gains) / 20) * np.where(flips, -1, 1)
+    expected = (
+        samples[:, order].astype(np.float64) / full * 10 ** (np.array(gains) / 20) * np.where(flips, -1, 1)
+    )
     np.testing.assert_allclose(ChannelMap(channels).apply(samples), expected, rtol=3e-7, atol=1e-12)
 
 

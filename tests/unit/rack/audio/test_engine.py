@@ -35,9 +35,8 @@ class Collector:
 
     def wait_for(self, kind: type[AudioItem], count: int, source: str = "main") -> None:
         def enough() -> bool:
-            return (
-                sum(isinstance(i, kind) and getattr(i, "source", "") == source for i in self.items) >= count
-            )
+            found = [i for i in self.items if isinstance(i, kind) and getattr(i, "source", "") == source]
+            return len(found) >= count
 
         with self._changed:
             assert self._changed.wait_for(enough, 10), f"fewer than {count} {kind.__name__} of {source}"

@@ -95,7 +95,10 @@ def test_loudness_does_not_reach_across_a_gap() -> None:
 
 def test_a_step_of_the_clock_breaks_nothing() -> None:
     pipeline = pipeline_of()
-    items = run(pipeline, [block(n * 480, flags=BlockFlag.CLOCK_STEP * (n == 3)) for n in range(10)])
+    items = run(
+        pipeline,
+        [block(n * 480, flags=BlockFlag.CLOCK_STEP if n == 3 else BlockFlag.NONE) for n in range(10)],
+    )
     assert [(m.start, m.frames) for m in of(MeterMeasurement, items)] == [(0, 2400), (2400, 2400)]
     assert pipeline.counters.gaps == 0
 

@@ -35,7 +35,7 @@ def test_samples_keep_every_bit_nan_and_infinity_too(dtype: type) -> None:
     ring = Ring(1000, 3, min_block=10, dtype=dtype)
     cursor = ring.open_cursor()
     raw = np.random.default_rng(0).integers(0, 256, (700, 3, np.dtype(dtype).itemsize), dtype=np.uint8)
-    samples = raw.view(dtype)[:, :, 0]
+    samples: npt.NDArray[Any] = raw.view(dtype)[:, :, 0]
     for _ in range(2):  # the second one wraps around
         ring.write(samples, 0, 0, BlockFlag.NONE)
         block = cursor.read(0)
@@ -174,7 +174,7 @@ def test_a_block_overwritten_while_it_is_copied_is_lost_and_not_torn(
     ring.write(ramp(0, 600), 0, 0, BlockFlag.NONE)
     copy_out = Cursor._copy_out
 
-    def raced(self: Cursor, entry: Any) -> npt.NDArray[np.float32]:
+    def raced(self: Cursor, entry: Any) -> npt.NDArray[np.generic]:
         monkeypatch.undo()
         ring.write(ramp(600, 600), 600, 0, BlockFlag.NONE)  # reaches into what is being copied
         return copy_out(self, entry)

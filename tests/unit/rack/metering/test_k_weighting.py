@@ -61,14 +61,14 @@ def test_a_reset_filter_remembers_nothing() -> None:
     filter_ = KWeighting(48_000, 1, block=48, max_blocks=50)
     filter_.process(np.ones((1, 2400), dtype=np.float32))
     filter_.reset()
-    assert not filter_.process(np.zeros((1, 2400))).any()
+    assert not filter_.process(np.zeros((1, 2400), dtype=np.float32)).any()
 
 
 def test_a_second_of_silence_ends_in_exact_zero_and_not_in_denormals() -> None:
     filter_ = KWeighting(48_000, 1, block=48, max_blocks=50)
     filter_.process(np.ones((1, 2400), dtype=np.float32))
     for _ in range(20):
-        out = filter_.process(np.zeros((1, 2400)))
+        out = filter_.process(np.zeros((1, 2400), dtype=np.float32))
     assert not out.any()
 
 
@@ -76,4 +76,4 @@ def test_a_length_that_is_not_whole_blocks_is_refused() -> None:
     filter_ = KWeighting(48_000, 1, block=48, max_blocks=50)
     for frames in (47, 48 * 51):
         with pytest.raises(ValueError, match="blocks of 48"):
-            filter_.process(np.zeros((1, frames)))
+            filter_.process(np.zeros((1, frames), dtype=np.float32))

@@ -172,7 +172,7 @@ async def test_a_listener_that_is_slow_loses_counted_audio_and_capture_goes_on()
         assert gate.wait(10)
         emit(packet)
 
-    bench.service._emit = blocked  # type: ignore[assignment]
+    bench.service._emit = blocked
     await bench.service.lease("main", LEASE, 30)
     bench.capture(1000)  # ten seconds into a ring of one
     gate.set()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -103,9 +103,8 @@ def test_what_is_wrong_with_a_channel_is_a_word_beside_it() -> None:
 @pytest.mark.parametrize("scale", list(Scale))
 def test_each_scale_shows_its_meter(scale: Scale) -> None:
     values = {"ppm1": -30.0, "ppm2": -31.0, "vu": -32.0, "true_peak": -19.0}
-    frame = dataclasses.replace(
-        meter_frame(1, BOOT, peak=-20.0), **{name: levels([value, value]) for name, value in values.items()}
-    )
+    meters: dict[str, Any] = {name: levels([value, value]) for name, value in values.items()}
+    frame = meter_frame(1, BOOT, peak=-20.0, **meters)
     state = BridgeState()
     state.take(heard(frame), 0.0)
     shown = {Scale.PEAK: "−20.0 pk", Scale.TRUE_PEAK: "−19.0 true-peak"}

@@ -24,7 +24,8 @@ Played = tuple[list[tuple[float, Output]], JitterBuffer]
 
 def play(arrivals: list[tuple[float, Packet]], until: float, latency: float = LATENCY) -> Played:
     """Push each packet when it arrives and pop when it is due, as a listener does."""
-    buffer, out, now = JitterBuffer(latency), [], 0.0
+    out: list[tuple[float, Output]] = []
+    buffer, now = JitterBuffer(latency), 0.0
     pending = sorted(arrivals, key=lambda arrival: arrival[0])
     while True:
         due = buffer.next_due()
