@@ -38,6 +38,8 @@ def _speech_loop() -> npt.NDArray[np.int16]:
 
 
 async def _take(records: RecordStream, meters: list[MeterFrame], others: list[object]) -> None:
+    """Read until audio has been heard beside SECONDS of meter frames: the lease is granted some time after those begin."""
+    audible = False
     playing = False
     heard = 0
     async for record in records:
@@ -48,11 +50,12 @@ async def _take(records: RecordStream, meters: list[MeterFrame], others: list[ob
         assert record.verification == "verified", record.reason
         if isinstance(record.value, MeterFrame):
             meters.append(record.value)
-            playing = playing or max(record.value.peak) > -60
+            playing = playing or (audible and max(record.value.peak) > -60)
             heard += playing
             if heard > SECONDS * 20:
                 return
         elif record.value is not None:
+            audible = audible or isinstance(record.value, AudioPacket)
             others.append(record.value)
 
 
