@@ -29,6 +29,7 @@ from stagebox_rack.audio_commands import AudioCommands
 from stagebox_rack.audio_plans import bus_plans, source_plans
 from stagebox_rack.capturing import Capturing
 from stagebox_rack.checkpointing import CheckpointBuilder
+from stagebox_rack.clock_state import clock_quality
 from stagebox_rack.control import Control
 from stagebox_rack.handover import Handover
 from stagebox_rack.heartbeat import status_body
@@ -162,6 +163,7 @@ class Rack:
             boot=self._boot,
             limits=replace(LIMITS, wal_quota_bytes=self._settings.wal_quota_mib << 20),
             on_event=self._on_journal_event,
+            clock_quality=clock_quality,
         )
         self._exit.push_async_callback(wal.close)
         self._checkpoints = CheckpointBuilder(

@@ -47,3 +47,9 @@ def clock_state() -> dict[str, Any]:
         "estimated_error_us": int(timex.esterror),
         "offset_us": offset,
     }
+
+
+def clock_quality() -> str:
+    """Return ``synchronised``, ``unsynchronised`` or ``unknown``: what seals say of the clock."""
+    synchronised = clock_state()["synchronised"]
+    return "unknown" if synchronised is None else "synchronised" if synchronised else "unsynchronised"

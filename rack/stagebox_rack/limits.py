@@ -73,7 +73,7 @@ class RackLimits:
     opus_packet_bytes: int = 1_275
 
     # --- journal: group commit -----------------------------------------------------------------
-    wal_commit_window: float = 0.1
+    wal_commit_window: float = 0.05
     wal_batch_records: int = 4096
     wal_batch_bytes: int = 512 << 10  # record bytes of one batch; its message stays under the bus limit
     wal_record_bytes: int = 256 << 10
@@ -91,9 +91,9 @@ class RackLimits:
     wal_seal_rows: int = 2048  # records turned into one column chunk at a time
     wal_export_rows: int = 65_536
     wal_key_file_bytes: int = 1 << 10
-    wal_seal_bytes: int = 4 << 10
     wal_quota_bytes: int = 4 << 30
-    wal_grace: float = 86_400.0  # acknowledged segments are kept at least this long
+    wal_grace: float = 86_400.0  # acknowledged segments are kept this long, if the quota lets them
+    wal_age: float = 90 * 86_400.0  # what the mixer never had goes after this, with a tombstone
     wal_maintain: float = 10.0
     wal_maintain_first: float = 2.0  # start-up belongs to the first frame, not to sealing
 

@@ -18,6 +18,7 @@ class SharedLimits:
     max_control_bytes: int = 512 << 10
     max_control_items: int = 1024  # decoded before anybody knows who signed them
     max_denied: int = 4096  # entries of the deny list: it must fit a control message
+    max_seal_bytes: int = 4 << 10
     max_wal_batch_bytes: int = 768 << 10
     max_audit_row_bytes: int = 16 << 10
     max_name_chars: int = 63

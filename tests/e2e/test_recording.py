@@ -38,7 +38,7 @@ def _speech_loop() -> npt.NDArray[np.int16]:
 
 
 async def _take(records: RecordStream, meters: list[MeterFrame], others: list[object]) -> None:
-    """Read until audio has been heard beside SECONDS of meter frames: the lease is granted some time after those begin."""
+    """Read SECONDS of meter frames from the first audio on: the lease is granted some time after frames begin."""
     audible = False
     playing = False
     heard = 0

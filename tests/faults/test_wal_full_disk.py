@@ -44,19 +44,22 @@ def fill(mount: Path) -> Path:
             return ballast
 
 
-async def append_until_refused(wal: Wal, acknowledged: dict[int, bytes]) -> None:
-    for _ in range(4096):
-        data = os.urandom(8000)
+async def append_until_refused(wal: Wal, kind: str, size: int, acknowledged: dict[int, bytes]) -> int:
+    """Append records of ``kind`` until one is refused; return how many were taken."""
+    for taken in range(4096):
+        data = os.urandom(size)
         try:
-            acknowledged[await wal.append("meter", 1, SUBJECT, data)] = data
+            acknowledged[await wal.append(kind, 1, SUBJECT, data)] = data
         except StorageError as error:
-            assert "No space left" in error.message
+            assert "No space left" in error.message or "the disk is full" in error.message
             assert error.remedy is not None
-            return
+            return taken
     raise AssertionError("a full disk never refused")
 
 
-async def test_a_full_disk_refuses_loses_nothing_and_recovers(small_disk: Path) -> None:
+async def test_a_full_disk_refuses_the_least_important_first_loses_nothing_and_recovers(
+    small_disk: Path,
+) -> None:
     bench = Bench(small_disk / "wal")
     acknowledged: dict[int, bytes] = {}
     async with await bench.open(LIMITS) as wal:
@@ -64,14 +67,15 @@ async def test_a_full_disk_refuses_loses_nothing_and_recovers(small_disk: Path) 
         acknowledged[await wal.append("meter", 1, SUBJECT, data)] = data
         await eventually((small_disk / "wal/hot/spare").exists)
         ballast = fill(small_disk)
-        before = len(acknowledged)
-        await append_until_refused(wal, acknowledged)
-        assert len(acknowledged) - before > 20, (
-            "the active file and the spare still take records on a full disk"
-        )
+        meters = await append_until_refused(wal, "meter", 8000, acknowledged)
+        assert meters > 10, "the active file and the spare still take records on a full disk"
+        assert "wal_space_low" in bench.names()
+        assert wal.stats().refused_by_class == {"measurement": 1}
+        assert await append_until_refused(wal, "event", 4000, acknowledged) > 3
+        assert wal.stats().refused_by_class == {"measurement": 1, "event": 1}
+        assert await append_until_refused(wal, "alert", 2000, acknowledged) > 3
         assert "wal_disk_full" in bench.names()
         assert wal.stats().failed >= 1
-        await append_until_refused(wal, acknowledged)
         ballast.unlink()
         async with asyncio.timeout(10):
             while True:
@@ -81,7 +85,7 @@ async def test_a_full_disk_refuses_loses_nothing_and_recovers(small_disk: Path) 
                     break
                 except StorageError:
                     continue
-        assert "wal_recovered" in bench.names()
+        assert {"wal_recovered", "wal_space_back"} & set(bench.names())
     async with await bench.open(LIMITS) as wal:
         batches = await read_all(wal)
         held = {n: r.data for b in batches for n, r in enumerate(b.decode().records, b.first)}

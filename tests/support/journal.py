@@ -68,7 +68,7 @@ class Bench:
             boot=BOOT,
             limits=limits,
             on_event=self.events.append,
-            **more,
+            **{"journal_seals": False, **more},
         )
 
     def writer(self, disk: Disk | None = None, limits: RackLimits = QUICK) -> tuple[Journal, Catalogue]:

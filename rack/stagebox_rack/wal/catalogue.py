@@ -11,6 +11,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from stagebox.records.seal import NO_SEAL
 from stagebox_rack.wal.hotfile import HotSpan
 
 
@@ -25,6 +26,7 @@ class SegmentSpan:
     head: bytes
     size: int
     sealed_at: float
+    seal_hash: bytes
 
 
 Span = HotSpan | SegmentSpan
@@ -61,6 +63,11 @@ class Catalogue:
         """A segment is about to be removed."""
         with self._lock:
             self._segments.remove(segment)
+
+    def last_seal(self) -> bytes:
+        """Return the hash of the newest seal; :data:`NO_SEAL` if there is none."""
+        with self._lock:
+            return self._segments[-1].seal_hash if self._segments else NO_SEAL
 
     def frozen(self) -> list[HotSpan]:
         """Hot files waiting to be sealed, oldest first."""

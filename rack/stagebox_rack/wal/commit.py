@@ -1,7 +1,8 @@
 """Group commit: many appends, one sync, on one thread of its own.
 
 Rules: an append is answered only after its group is durable, or with the error that kept it from being so.
-The queue is bounded; a full queue refuses at once and counts, it never blocks the caller. The window opens
+The queue is bounded; what it has no room for is refused at once and counted, the least important first, and never
+blocks the caller. The window opens
 with the first record of a group; a full batch or an urgent record closes it early.
 """
 
@@ -10,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from stagebox.errors import StageboxError, StorageError
 from stagebox.records.walbatch import WalRecord
 from stagebox_rack.limits import LIMITS, RackLimits
+from stagebox_rack.wal.importance import Importance, admitted
 from stagebox_rack.wal.journal import Journal
 from stagebox_rack.wal.journal_format import CommittedBatch
 
@@ -55,15 +57,18 @@ class GroupCommit:
         self._rotate: list[asyncio.Future[None]] = []
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="wal-writer", daemon=True)
-        self.refused = 0
+        self.refused: Counter[Importance] = Counter()
         self.failed = 0
+        self.tight = False
 
     def start(self) -> None:
         """Start the writer thread."""
         self._thread.start()
 
-    def submit(self, record: WalRecord, *, urgent: bool) -> asyncio.Future[int]:
+    def submit(self, record: WalRecord, what: Importance, *, urgent: bool) -> asyncio.Future[int]:
         """Queue one record; the future gives its sequence once it is durable.
+
+        While ``tight`` is set the disk has no room for another hot file.
 
         Raises:
             StorageError: the queue is full or the journal is closed; the record is not taken.
@@ -73,13 +78,14 @@ class GroupCommit:
         with self._wake:
             if self._stopping:
                 raise StorageError("the journal is closed")
-            full = len(self._queue) >= limits.wal_queue_records or self._bytes + size > limits.wal_queue_bytes
-            if full:
-                self.refused += 1
-                raise StorageError(
-                    f"the journal's queue is full ({len(self._queue)} records, {self._bytes} bytes)",
-                    remedy="the disk is slower than the sources: use a faster one or fewer sources",
-                )
+            filled = max(
+                (len(self._queue) + 1) / limits.wal_queue_records,
+                (self._bytes + size) / limits.wal_queue_bytes,
+            )
+            room = self._journal.room_share if self.tight else None
+            if not admitted(what, queue_filled=filled, room_left=room):
+                self.refused[what] += 1
+                raise self._refusal(what, filled, room)
             future: asyncio.Future[int] = self._loop.create_future()
             first = not self._queue
             self._queue.append(_Pending(record, size, future))
@@ -91,6 +97,19 @@ class GroupCommit:
             if first or urgent or self._group_full():
                 self._wake.notify()
             return future
+
+    @staticmethod
+    def _refusal(what: Importance, filled: float, room: float | None) -> StorageError:
+        name = what.name.lower()
+        if room is None:
+            return StorageError(
+                f"the journal's queue is {min(filled, 1.0):.0%} full and takes no {name}s now",
+                remedy="the disk is slower than the sources: use a faster one or fewer sources",
+            )
+        return StorageError(
+            f"the disk is full and the journal keeps its last {room:.0%} of a file for what matters more than {name}s",
+            remedy="free space on its disk; the rack goes on by itself when it can write",
+        )
 
     @property
     def queued(self) -> int:

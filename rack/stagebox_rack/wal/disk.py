@@ -68,6 +68,16 @@ class Disk:
                 raise OSError(errno.EIO, "the disk accepted no bytes")
             view, offset = view[written:], offset + written
 
+    def write_file(self, path: Path, data: bytes) -> None:
+        """Create ``path`` anew with ``data``, durably; its name is durable after :meth:`sync_dir`."""
+        self.unlink(path)
+        descriptor = self.create(path)
+        try:
+            self.write_all(descriptor, data, 0)
+            self.datasync(descriptor)
+        finally:
+            self.close(descriptor)
+
     def zero_fill(self, descriptor: int, size: int) -> None:
         """Allocate ``size`` bytes by writing zeros, durably: a later overwrite needs no free space."""
         for offset in range(0, size, len(_ZEROS)):

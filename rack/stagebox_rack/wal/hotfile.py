@@ -11,9 +11,10 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from stagebox.records.seal import FILE_ID_BYTES
 from stagebox_rack.wal import journal_format as fmt
 from stagebox_rack.wal.disk import Disk
-from stagebox_rack.wal.keyring import FILE_ID_BYTES, KEY_BYTES, NONCE_BYTES, Keyring, Random
+from stagebox_rack.wal.keyring import KEY_BYTES, NONCE_BYTES, Keyring, Random
 from stagebox_rack.wal.layout import Layout
 
 
@@ -51,6 +52,11 @@ class HotFile:
     def room(self) -> int:
         """Bytes left for frames."""
         return self._capacity - self._end
+
+    @property
+    def room_share(self) -> float:
+        """The part of the file that is still free."""
+        return self.room / self._capacity
 
     @property
     def empty(self) -> bool:
@@ -110,6 +116,7 @@ def activate(
     boot: bytes,
     first: int,
     previous: bytes,
+    previous_seal: bytes,
     size: int,
     disk: Disk,
     random: Random,
@@ -129,9 +136,11 @@ def activate(
         _make_zeroed(source, size, disk)
     dek, file_id = random(KEY_BYTES), random(FILE_ID_BYTES)
     journal = keyring.journal
-    core = fmt.header_core(rack, journal, first, previous, boot, file_id)
+    core = fmt.header_core(rack, journal, first, previous, boot, file_id, previous_seal=previous_seal)
     wrapped = keyring.wrap(dek, core, random(NONCE_BYTES))
-    header = fmt.HotHeader(rack, journal, first, previous, boot, file_id, keyring.version, wrapped)
+    header = fmt.HotHeader(
+        rack, journal, first, previous, boot, file_id, keyring.version, wrapped, previous_seal
+    )
     path = layout.hot_file(first)
     descriptor = disk.open(source)
     try:

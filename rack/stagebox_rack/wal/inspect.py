@@ -78,7 +78,7 @@ def list_files(directory: Path) -> list[FileEntry]:
         (layout.quarantine, "quarantine"),
     ):
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if path.name.startswith(".") or path.suffix in (".seal", ".key", ".tmp"):
+            if path.name.startswith(".") or path.suffix in (".seal", ".key", ".tombstone", ".tmp"):
                 continue
             stat = path.stat()
             first, _, last = path.name.split(".")[0].partition("-")

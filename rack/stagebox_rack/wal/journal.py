@@ -29,7 +29,7 @@ from stagebox_rack.wal.keyring import NONCE_BYTES, Keyring, Random
 from stagebox_rack.wal.layout import Layout
 from stagebox_rack.wal.mark import Mark, MarkFile
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass
@@ -82,6 +82,14 @@ class Journal:
         self._mark_synced_at = edges.clock()
         self._mark_failing = False
         self.activations = 0
+
+    @property
+    def room_share(self) -> float:
+        """The part of the active hot file that is still free; 0 if there is none and none can be made."""
+        active = self._active
+        if active is not None:
+            return active.room_share
+        return 0.0 if self._failing is not None else 1.0
 
     @property
     def next_sequence(self) -> int:
@@ -163,6 +171,7 @@ class Journal:
             boot=self._boot,
             first=batch.first,
             previous=batch.previous,
+            previous_seal=self._catalogue.last_seal(),
             size=self._limits.wal_hot_file_bytes,
             disk=edges.disk,
             random=edges.random,
@@ -187,7 +196,7 @@ class Journal:
 
     def _failed(self, error: OSError) -> StorageError:
         reason = error.strerror or str(error)
-        full = error.errno in _FULL
+        full = error.errno in FULL
         self._retry_at = self._edges.clock() + (self._limits.wal_space_retry if full else 0.0)
         if self._failing is None:
             name = "wal_disk_full" if full else "wal_disk_failed"

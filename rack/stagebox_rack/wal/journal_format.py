@@ -22,10 +22,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from stagebox import cbor
 from stagebox.errors import DecodeError
 from stagebox.limits import LIMITS as SHARED_LIMITS
+from stagebox.records.seal import FILE_ID_BYTES, NO_SEAL
 from stagebox.records.walbatch import JOURNAL_BYTES, WalBatch, payload_digest
-from stagebox_rack.wal.keyring import FILE_ID_BYTES, WRAPPED_BYTES, Keyring
+from stagebox_rack.wal.keyring import WRAPPED_BYTES, Keyring
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_FIRST_VERSION = 1
 FILE_MAGIC = b"SBXHOT1\n"
 FRAME_MAGIC = b"SBF1"
 BLOCK_BYTES = 4096
@@ -41,7 +43,10 @@ _LENGTH = struct.Struct(">I")
 
 @dataclass(frozen=True)
 class HotHeader:
-    """What a hot file says about itself. ``previous`` is the digest of the batch before its first one."""
+    """What a hot file says about itself. ``previous`` is the digest of the batch before its first one.
+
+    ``previous_seal`` is the hash of the newest seal when the file was begun; version 1 has none.
+    """
 
     rack: str
     journal: bytes
@@ -51,10 +56,24 @@ class HotHeader:
     file_id: bytes
     kek_version: int
     wrapped_dek: bytes
+    previous_seal: bytes | None = NO_SEAL
+
+    @property
+    def version(self) -> int:
+        """The version of its bytes."""
+        return _FIRST_VERSION if self.previous_seal is None else FORMAT_VERSION
 
     def core(self) -> bytes:
         """Return the CBOR of the fields that never change; the wrapped key is bound to it."""
-        return header_core(self.rack, self.journal, self.first, self.previous, self.boot, self.file_id)
+        return header_core(
+            self.rack,
+            self.journal,
+            self.first,
+            self.previous,
+            self.boot,
+            self.file_id,
+            previous_seal=self.previous_seal,
+        )
 
     def chain_start(self) -> bytes:
         """Return h₀."""
@@ -62,19 +81,8 @@ class HotHeader:
 
     def encode(self) -> bytes:
         """Return the header: one block (magic, length, CBOR, zeros, BLAKE3 of all before), twice."""
-        body = cbor.encode(
-            {
-                "Version": FORMAT_VERSION,
-                "Rack": self.rack,
-                "Journal": self.journal,
-                "First": self.first,
-                "Previous": self.previous,
-                "Boot": self.boot,
-                "FileId": self.file_id,
-                "KekVersion": self.kek_version,
-                "WrappedDek": self.wrapped_dek,
-            }
-        )
+        fields = cbor.decode_trusted(self.core(), max_bytes=BLOCK_BYTES)
+        body = cbor.encode({**fields, "KekVersion": self.kek_version, "WrappedDek": self.wrapped_dek})
         block = (FILE_MAGIC + _LENGTH.pack(len(body)) + body).ljust(BLOCK_BYTES - DIGEST_BYTES, b"\0")
         if len(block) != BLOCK_BYTES - DIGEST_BYTES:
             raise ValueError("hot file header does not fit its block")
@@ -89,19 +97,27 @@ class HotHeader:
         return keyring.unwrap(self.wrapped_dek, self.core(), version=self.kek_version, where=where)
 
 
-def header_core(rack: str, journal: bytes, first: int, previous: bytes, boot: bytes, file_id: bytes) -> bytes:
-    """Return the deterministic CBOR that a file's data key and chain are bound to."""
-    return cbor.encode(
-        {
-            "Version": FORMAT_VERSION,
-            "Rack": rack,
-            "Journal": journal,
-            "First": first,
-            "Previous": previous,
-            "Boot": boot,
-            "FileId": file_id,
-        }
-    )
+def header_core(
+    rack: str,
+    journal: bytes,
+    first: int,
+    previous: bytes,
+    boot: bytes,
+    file_id: bytes,
+    *,
+    previous_seal: bytes | None,
+) -> bytes:
+    """Return the deterministic CBOR that a file's data key and chain are bound to; version 1 without a seal."""
+    fields: dict[str, object] = {
+        "Version": _FIRST_VERSION if previous_seal is None else FORMAT_VERSION,
+        "Rack": rack,
+        "Journal": journal,
+        "First": first,
+        "Previous": previous,
+        "Boot": boot,
+        "FileId": file_id,
+    }
+    return cbor.encode(fields if previous_seal is None else {**fields, "PreviousSeal": previous_seal})
 
 
 def decode_header(data: bytes) -> HotHeader:
@@ -134,9 +150,15 @@ def _decode_block(block: bytes) -> HotHeader:
     decoded = cbor.decode_canonical(block[start : start + length], max_bytes=BLOCK_BYTES)
     fields = cbor.expect_map(decoded, what)
     version = cbor.take_uint(fields, "Version", what)
-    if version != FORMAT_VERSION:
-        raise DecodeError(f"{what} has version {version}, this software understands {FORMAT_VERSION}")
+    if version not in (_FIRST_VERSION, FORMAT_VERSION):
+        raise DecodeError(f"{what} has version {version}, this software understands 1 and {FORMAT_VERSION}")
+    seal = (
+        None
+        if version == _FIRST_VERSION
+        else cbor.take_bytes(fields, "PreviousSeal", what, length=DIGEST_BYTES)
+    )
     return HotHeader(
+        previous_seal=seal,
         rack=cbor.take(fields, "Rack", str, what),
         journal=cbor.take_bytes(fields, "Journal", what, length=JOURNAL_BYTES),
         first=cbor.take_uint(fields, "First", what),

@@ -9,13 +9,15 @@ journal instead of emptying it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
 from stagebox import files
 from stagebox.errors import DecodeError, StageboxError, StorageError, VerificationError
+from stagebox.records.seal import seal_hash
+from stagebox.records.tombstone import open_tombstone
 from stagebox.records.walbatch import FIRST_PREVIOUS, FIRST_SEQUENCE
 from stagebox_rack.wal import journal_format as fmt
 from stagebox_rack.wal.catalogue import SegmentSpan, Span
@@ -24,18 +26,24 @@ from stagebox_rack.wal.hotfile import HotSpan
 from stagebox_rack.wal.journal import JournalHead
 from stagebox_rack.wal.keyring import Keyring
 from stagebox_rack.wal.layout import Layout
+from stagebox_rack.wal.lifecycle import Found, Step, recovery
 from stagebox_rack.wal.mark import Mark
 from stagebox_rack.wal.segment import SegmentFiles, load_seal, segment_key
 
 
 @dataclass
 class Recovered:
-    """The outcome: what can be read, where to go on, and what the operator must hear."""
+    """The outcome: what can be read, where to go on, and what the operator must hear.
+
+    ``tombstones`` (path, bytes) name what the mixer never had; ``seals`` are (last record, bytes) of every segment.
+    """
 
     segments: list[SegmentSpan] = field(default_factory=list)
     frozen: list[HotSpan] = field(default_factory=list)
     head: JournalHead = field(default_factory=lambda: JournalHead(FIRST_SEQUENCE, FIRST_PREVIOUS))
     events: list[JournalEvent] = field(default_factory=list)
+    tombstones: list[tuple[Path, bytes]] = field(default_factory=list)
+    seals: list[tuple[int, bytes]] = field(default_factory=list)
 
     def report(self, name: str, severity: str, **detail: object) -> None:
         """Add an event."""
@@ -70,7 +78,7 @@ def recover(
 
 
 def _remove_temporaries(layout: Layout) -> None:
-    for directory in (layout.hot, layout.segments, layout.root):
+    for directory in (layout.hot, layout.root):
         for path in directory.iterdir():
             if path.is_file() and (path.name.endswith(".tmp") or path.name.endswith(".new")):
                 path.unlink(missing_ok=True)
@@ -85,15 +93,16 @@ def _segments(
     keys: tuple[bytes, Collection[bytes]],
     kek_proven: bool,
 ) -> None:
+    hot_firsts = [int(path.stem) for path in layout.hot_files()]
     for stem in layout.segment_stems():
         paths = SegmentFiles.of(stem)
-        if not paths.seal.exists() and layout.hot_file(int(stem.name[:20])).exists():
-            for path in paths:
-                path.unlink(missing_ok=True)
-            files.fsync_dir(layout.segments)
+        if not _finish_steps(layout, stem, hot_firsts, found, keys):
             continue
         try:
+            data = paths.seal.read_bytes()
             seal = load_seal(stem, *keys)
+        except OSError as error:
+            raise StorageError(f"cannot read {paths.seal}: {error.strerror}") from error
         except StageboxError as error:
             _quarantine_segment(layout, stem, error, found)
             continue
@@ -109,7 +118,69 @@ def _segments(
             continue
         stat = paths.parquet.stat()
         found.segments.append(
-            SegmentSpan(stem, seal.first, seal.last, seal.previous, seal.head, stat.st_size, stat.st_mtime)
+            SegmentSpan(
+                stem,
+                seal.first,
+                seal.last,
+                seal.previous,
+                seal.head,
+                stat.st_size,
+                stat.st_mtime,
+                seal_hash(data),
+            )
+        )
+        found.seals.append((seal.last, data))
+
+
+def _finish_steps(
+    layout: Layout,
+    stem: Path,
+    hot_firsts: Sequence[int],
+    found: Recovered,
+    keys: tuple[bytes, Collection[bytes]],
+) -> bool:
+    """Do what the machine asks for after a crash; return whether a segment is there."""
+    paths = SegmentFiles.of(stem)
+    unfinished = list(layout.segments.glob(f"{stem.name}.*.tmp"))
+    state = Found(
+        hot=any(first <= int(stem.name[:20]) for first in hot_firsts),
+        unfinished=bool(unfinished),
+        parquet=paths.parquet.exists(),
+        key=paths.key.exists(),
+        seal=paths.seal.exists(),
+        tombstone=paths.tombstone.exists(),
+    )
+    for step in recovery(state):
+        match step:
+            case Step.DROP_UNFINISHED:
+                for path in unfinished if state.seal or state.tombstone else (*unfinished, *paths):
+                    path.unlink(missing_ok=True)
+            case Step.REMOVE_SEAL:
+                paths.seal.unlink()
+            case Step.REMOVE_DATA:
+                paths.key.unlink(missing_ok=True)
+                paths.parquet.unlink(missing_ok=True)
+            case Step.QUARANTINE:
+                _quarantine_segment(layout, stem, StorageError("one of its files is missing"), found)
+            case _:
+                continue  # the hot file goes once it is known that its segments hold all of it
+        files.fsync_dir(layout.segments)
+    if state.tombstone:
+        _tombstone(layout, paths.tombstone, found, keys)
+    return state.seal and state.parquet and state.key and not state.tombstone
+
+
+def _tombstone(layout: Layout, path: Path, found: Recovered, keys: tuple[bytes, Collection[bytes]]) -> None:
+    data = path.read_bytes()
+    try:
+        if open_tombstone(data, *keys).acknowledged:
+            path.unlink()
+        else:
+            found.tombstones.append((path, data))
+    except StageboxError as error:
+        target = layout.to_quarantine(path)
+        found.report(
+            "wal_damaged", "alert", file=target.name, first=int(path.name[:20]), reason=error.message
         )
 
 

@@ -1,29 +1,39 @@
 """From frozen hot files to sealed segments, and the removal of old segments. Blocking, for a worker thread.
 
-Order for one hot file: segment files durable, then its seal (the commit point), then the hot file goes. A
-crash anywhere leaves the hot file, or the segment, or both; recovery takes the segment if its seal is whole.
-A hot file with damage is kept in quarantine, and what authenticated in it is still sealed.
+What is done, and in which order, is said in ``lifecycle.py``; this does it. A hot file with damage is kept in
+quarantine, and what authenticated in it is still sealed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from blake3 import blake3
 from nacl.signing import SigningKey
 
-from stagebox import files
 from stagebox.errors import DecodeError, StorageError, VerificationError
+from stagebox.records.seal import FILE_ID_BYTES, Seal, seal_hash
+from stagebox.records.tombstone import Tombstone
 from stagebox_rack.wal import journal_format as fmt
 from stagebox_rack.wal.catalogue import Catalogue, SegmentSpan
+from stagebox_rack.wal.disk import Disk
 from stagebox_rack.wal.events import JournalEvent, OnEvent
 from stagebox_rack.wal.hotfile import HotSpan
-from stagebox_rack.wal.keyring import Keyring, Random
+from stagebox_rack.wal.keyring import KEY_BYTES, NONCE_BYTES, Keyring, Random
 from stagebox_rack.wal.layout import Layout
-from stagebox_rack.wal.segment import SegmentFiles, write_segment
+from stagebox_rack.wal.lifecycle import EVICTION, SEALING, Stage, Step, after
+from stagebox_rack.wal.retention import Eviction
+from stagebox_rack.wal.segment import SegmentFiles, SegmentIdentity, segment_parquet
+from stagebox_rack.wal.segment_key import encode_key, key_context
+
+OnSeal = Callable[[bytes], None]
+OnStep = Callable[[Step], None]
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,7 @@ class HotContent:
 
     header: fmt.HotHeader
     scan: fmt.Scan
-    batches: tuple[fmt.CommittedBatch, ...]
+    frames: tuple[fmt.Frame, ...]
 
 
 def read_hot(span: HotSpan, keyring: Keyring, *, tail: bool = True) -> HotContent:
@@ -51,24 +61,32 @@ def read_hot(span: HotSpan, keyring: Keyring, *, tail: bool = True) -> HotConten
         raise StorageError(f"cannot read {span.path.name}: {error.strerror}") from error
     header = fmt.decode_header(data)
     scan = fmt.scan(data, header, header.unwrap(keyring, span.path.name))
-    batches = tuple(frame.batch for frame in scan.frames if span.first <= frame.batch.last <= span.last)
-    return HotContent(header, scan, batches)
+    frames = tuple(frame for frame in scan.frames if span.first <= frame.batch.last <= span.last)
+    return HotContent(header, scan, frames)
 
 
-def runs(batches: Sequence[fmt.CommittedBatch]) -> list[list[fmt.CommittedBatch]]:
-    """Split batches where the chain is broken: each run is one segment."""
-    result: list[list[fmt.CommittedBatch]] = []
-    for batch in batches:
-        last = result[-1][-1] if result else None
-        if last is not None and (last.last + 1, last.digest) == (batch.first, batch.previous):
-            result[-1].append(batch)
+def runs(frames: Sequence[fmt.Frame]) -> list[list[fmt.Frame]]:
+    """Split frames where the chain of batches is broken: each run is one segment."""
+    result: list[list[fmt.Frame]] = []
+    for frame in frames:
+        last = result[-1][-1].batch if result else None
+        if last is not None and (last.last + 1, last.digest) == (frame.batch.first, frame.batch.previous):
+            result[-1].append(frame)
         else:
-            result.append([batch])
+            result.append([frame])
     return result
 
 
+def _nothing(_: Step) -> None:
+    """Nobody wants to hear of steps."""
+
+
 class Sealer:
-    """Seals and evicts for one journal; a second worker waits, then finds nothing left to do."""
+    """Seals and evicts for one journal; a second worker waits, then finds nothing left to do.
+
+    ``clock_quality`` says what is known of the clock; ``on_seal`` gets each new seal, ``on_step`` hears of each step
+    once it is durable.
+    """
 
     def __init__(
         self,
@@ -79,7 +97,11 @@ class Sealer:
         *,
         rack: str,
         on_event: OnEvent,
+        on_seal: OnSeal,
+        clock_quality: Callable[[], str],
+        disk: Disk,
         random: Random = os.urandom,
+        on_step: OnStep = _nothing,
     ) -> None:
         self._layout = layout
         self._keyring = keyring
@@ -87,7 +109,11 @@ class Sealer:
         self._signing_key = signing_key
         self._rack = rack
         self._on_event = on_event
+        self._on_seal = on_seal
+        self._clock_quality = clock_quality
+        self._disk = disk
         self._random = random
+        self._on_step = on_step
         self._lock = threading.Lock()
 
     def rekey(self, signing_key: SigningKey) -> None:
@@ -102,7 +128,15 @@ class Sealer:
             StorageError: the disk refused; the hot file stays and is still readable.
         """
         with self._lock:
-            return self._seal(span) if span in self._catalogue.frozen() else []
+            if span not in self._catalogue.frozen():
+                return []
+            try:
+                return self._seal(span)
+            except OSError as error:
+                raise StorageError(
+                    f"cannot seal {span.path.name}: {error.strerror or error}",
+                    remedy=f"free space in {self._layout.segments}; the hot file is kept and sealing is tried again",
+                ) from error
 
     def _seal(self, span: HotSpan) -> list[SegmentSpan]:
         try:
@@ -111,53 +145,161 @@ class Sealer:
             self._quarantine(span.path, span.first, span.last, error.message)
             self._catalogue.sealed(span, [])
             return []
-        segments = [
-            write_segment(
-                self._layout,
-                run,
-                self._keyring,
-                self._signing_key,
-                rack=self._rack,
-                boot=content.header.boot,
-                torn_bytes=content.scan.torn_bytes,
-                random=self._random,
-            )
-            for run in runs(content.batches)
-        ]
+        segments: list[SegmentSpan] = []
+        previous_seal = self._catalogue.last_seal()
+        for run in runs(content.frames):
+            segments.append(self._seal_run(run, content, previous_seal))
+            previous_seal = segments[-1].seal_hash
         self._catalogue.sealed(span, segments)
-        lost = span.last - span.first + 1 - sum(b.last - b.first + 1 for b in content.batches)
+        batches = [frame.batch for frame in content.frames]
+        lost = span.last - span.first + 1 - sum(b.last - b.first + 1 for b in batches)
         if content.scan.damage or lost:
             reason = "; ".join(d.reason for d in content.scan.damage) or f"{lost} records are missing"
             self._quarantine(span.path, span.first, span.last, reason)
         else:
-            span.path.unlink(missing_ok=True)
-            files.fsync_dir(self._layout.hot)
+            self._disk.unlink(span.path)
+            self._disk.sync_dir(self._layout.hot)
+            self._on_step(Step.REMOVE_HOT)
         for segment in segments:
             detail = {"first": segment.first, "last": segment.last, "bytes": segment.size}
             self._on_event(JournalEvent("wal_sealed", "info", detail))
         return segments
 
-    def evict(self, *, acknowledged: int, before: float, excess: int) -> int:
-        """Remove acknowledged segments sealed before ``before`` (Unix s), oldest first; return bytes."""
-        with self._lock:
-            return self._evict(acknowledged, before, excess)
+    def _seal_run(self, run: Sequence[fmt.Frame], content: HotContent, previous_seal: bytes) -> SegmentSpan:
+        batches = [frame.batch for frame in run]
+        first, last = batches[0].first, batches[-1].last
+        stem = self._layout.segment_stem(first, last)
+        paths = SegmentFiles.of(stem)
+        dek, file_id = self._random(KEY_BYTES), self._random(FILE_ID_BYTES)
+        keyring, boot = self._keyring, content.header.boot
+        identity = SegmentIdentity(self._rack, keyring.journal, keyring.version, file_id, boot)
+        parquet = segment_parquet(batches, dek, identity)
+        wrapped = keyring.wrap(dek, key_context(self._rack, first, last, file_id), self._random(NONCE_BYTES))
+        seal = Seal(
+            rack=self._rack,
+            journal=keyring.journal,
+            first=first,
+            last=last,
+            count=last - first + 1,
+            batches=len(batches),
+            previous=batches[0].previous,
+            head=batches[-1].digest,
+            file_id=file_id,
+            file_blake3=blake3(parquet).digest(),
+            file_bytes=len(parquet),
+            torn_bytes=content.scan.torn_bytes,
+            boots=(boot,),
+            chain=run[-1].chain_after,
+            previous_seal=previous_seal,
+            clock=self._clock_quality(),
+        ).sign(self._signing_key)
+        self._perform(
+            Stage.FROZEN,
+            SEALING,
+            {
+                Step.WRITE_PARQUET: lambda: self._disk.write_file(_unfinished(paths.parquet), parquet),
+                Step.NAME_PARQUET: lambda: self._name(paths.parquet),
+                Step.WRITE_KEY: lambda: self._put(paths.key, encode_key(keyring, wrapped)),
+                Step.WRITE_SEAL: lambda: self._disk.write_file(_unfinished(paths.seal), seal),
+                Step.NAME_SEAL: lambda: self._name(paths.seal),
+            },
+        )
+        self._on_seal(seal)
+        return SegmentSpan(
+            stem,
+            first,
+            last,
+            batches[0].previous,
+            batches[-1].digest,
+            len(parquet),
+            time.time(),
+            seal_hash(seal),
+        )
 
-    def _evict(self, acknowledged: int, before: float, excess: int) -> int:
-        freed = 0
-        for segment in self._catalogue.segments():
-            if freed >= excess or segment.last > acknowledged or segment.sealed_at > before:
-                break
-            self._catalogue.evicted(segment)
-            for path in SegmentFiles.of(segment.stem):
-                path.unlink(missing_ok=True)
-            freed += segment.size
-            detail = {"first": segment.first, "last": segment.last, "bytes": segment.size}
+    def evict(self, chosen: Sequence[Eviction]) -> list[tuple[Path, bytes]]:
+        """Remove segments; return the tombstones (path, bytes) of what the mixer never had, which must be journalled.
+
+        Raises:
+            StorageError: the disk refused; what is condemned goes at the next start.
+        """
+        with self._lock:
+            try:
+                kept = [self._evict(eviction) for eviction in chosen]
+            except OSError as error:
+                raise StorageError(f"cannot remove a segment: {error.strerror or error}") from error
+        return [tombstone for tombstone in kept if tombstone is not None]
+
+    def _evict(self, eviction: Eviction) -> tuple[Path, bytes] | None:
+        segment, paths = eviction.segment, SegmentFiles.of(eviction.segment.stem)
+        if segment not in self._catalogue.segments():
+            return None
+        tombstone = Tombstone(
+            rack=self._rack,
+            journal=self._keyring.journal,
+            first=segment.first,
+            last=segment.last,
+            previous=segment.previous,
+            head=segment.head,
+            seal=segment.seal_hash,
+            acknowledged=eviction.acknowledged,
+            reason=eviction.reason,
+            time_ns=time.time_ns(),
+        ).sign(self._signing_key)
+        self._catalogue.evicted(segment)
+        self._perform(
+            Stage.ACKNOWLEDGED if eviction.acknowledged else Stage.SEALED,
+            EVICTION,
+            {
+                Step.WRITE_TOMBSTONE: lambda: self._put(paths.tombstone, tombstone),
+                Step.REMOVE_SEAL: lambda: self._remove(paths.seal),
+                Step.REMOVE_DATA: lambda: self._remove(paths.key, paths.parquet),
+            },
+        )
+        detail = {
+            "first": segment.first,
+            "last": segment.last,
+            "bytes": segment.size,
+            "reason": eviction.reason.value,
+        }
+        if eviction.acknowledged:
+            self.forget(paths.tombstone)
             self._on_event(JournalEvent("wal_evicted", "info", detail))
-        if freed:
-            files.fsync_dir(self._layout.segments)
-        return freed
+            return None
+        self._on_event(JournalEvent("wal_evicted_unshipped", "alert", detail))
+        return paths.tombstone, tombstone
+
+    def forget(self, tombstone: Path) -> None:
+        """Remove a tombstone that nobody needs any more; one that stays is looked at again at the next start."""
+        with contextlib.suppress(OSError):
+            self._remove(tombstone)
+            self._on_step(Step.REMOVE_TOMBSTONE)
+
+    def _perform(
+        self, stage: Stage, steps: Sequence[Step], actions: Mapping[Step, Callable[[], None]]
+    ) -> None:
+        for step in steps:
+            stage = after(stage, step)
+            actions[step]()
+            self._on_step(step)
+
+    def _put(self, path: Path, data: bytes) -> None:
+        self._disk.write_file(_unfinished(path), data)
+        self._name(path)
+
+    def _name(self, path: Path) -> None:
+        self._disk.rename(_unfinished(path), path)
+        self._disk.sync_dir(path.parent)
+
+    def _remove(self, *paths: Path) -> None:
+        for path in paths:
+            self._disk.unlink(path)
+        self._disk.sync_dir(paths[0].parent)
 
     def _quarantine(self, path: Path, first: int, last: int, reason: str) -> None:
         target = self._layout.to_quarantine(path)
         detail = {"file": target.name, "first": first, "last": last, "reason": reason}
         self._on_event(JournalEvent("wal_damaged", "alert", detail))
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(path.name + ".tmp")

@@ -1,123 +1,114 @@
 """Segments on disk: encrypted zstd Parquet that ordinary tools read, and its exact way back to batches.
 
 Rules: a segment is one unbroken chain of batches; every batch payload is rebuilt from its rows and the chain
-is computed again from the seal's ``previous`` to its ``head``. pyarrow is imported on first use. One data
-page a column chunk and row groups well under 32 MB, because DuckDB reads encrypted files only so.
+is computed again from the seal's ``previous`` to its ``head``. pyarrow is imported on first use.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 from blake3 import blake3
-from nacl.signing import SigningKey
 
-from stagebox import files
 from stagebox.errors import DecodeError, StorageError, VerificationError
+from stagebox.records.seal import Seal, open_seal
 from stagebox.records.walbatch import WalBatch, WalRecord, payload_digest
 from stagebox_rack.limits import LIMITS
-from stagebox_rack.wal.catalogue import SegmentSpan
 from stagebox_rack.wal.journal_format import CommittedBatch
-from stagebox_rack.wal.keyring import FILE_ID_BYTES, KEY_BYTES, NONCE_BYTES, Keyring, Random
-from stagebox_rack.wal.layout import Layout
-from stagebox_rack.wal.seal import VERSION, Seal, encode_key, key_context, open_key, open_seal
+from stagebox_rack.wal.keyring import Keyring
+from stagebox_rack.wal.segment_key import key_context, open_key
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-COLUMNS = ("seq", "batch", "kind", "time_ns", "subject", "data")
-_ONE_PAGE = {"data_page_size": 64 << 20, "max_rows_per_page": 10**9, "write_batch_size": 1 << 20}
+VERSION: Final = 2
+"""Version of the columns in a segment's file; 1 had every record as bytes alone and is still read."""
 
 
 @dataclass(frozen=True)
 class SegmentFiles:
-    """The three files of a segment."""
+    """The files of a segment. The tombstone is there only while the others go."""
 
     parquet: Path
     key: Path
     seal: Path
+    tombstone: Path
 
     @classmethod
     def of(cls, stem: Path) -> SegmentFiles:
         """Return the files whose common path without suffix is ``stem``."""
-        return cls(*(stem.with_name(stem.name + suffix) for suffix in (".parquet", ".key", ".seal")))
+        suffixes = (".parquet", ".key", ".seal", ".tombstone")
+        return cls(*(stem.with_name(stem.name + suffix) for suffix in suffixes))
 
     def __iter__(self) -> Iterator[Path]:
         """The seal first: removing in this order never leaves a seal without its data."""
         return iter((self.seal, self.key, self.parquet))
 
 
-def write_segment(
-    layout: Layout,
-    batches: Sequence[CommittedBatch],
-    keyring: Keyring,
-    signing_key: SigningKey,
-    *,
-    rack: str,
-    boot: bytes,
-    torn_bytes: int,
-    random: Random = os.urandom,
-) -> SegmentSpan:
-    """Write one unbroken run of batches as a segment; durable when this returns.
+@dataclass(frozen=True)
+class SegmentIdentity:
+    """What the metadata of a segment's file says it is."""
+
+    rack: str
+    journal: bytes
+    kek_version: int
+    file_id: bytes
+    boot: bytes
+
+
+def segment_parquet(batches: Sequence[CommittedBatch], dek: bytes, identity: SegmentIdentity) -> bytes:
+    """Return the file of one unbroken run of batches, encrypted under ``dek``.
 
     Raises:
-        StorageError: the disk refused; no seal is left, so nothing counts as sealed.
+        DecodeError: a batch has fields that a segment cannot hold.
     """
-    first, last = batches[0].first, batches[-1].last
-    stem = layout.segment_stem(first, last)
-    paths = SegmentFiles.of(stem)
-    dek, file_id = random(KEY_BYTES), random(FILE_ID_BYTES)
-    try:
-        digest, size = _write_parquet(
-            paths.parquet, batches, dek, _metadata(batches, keyring, file_id, rack, boot)
-        )
-    except OSError as error:
-        raise StorageError(
-            f"cannot seal {stem.name}: {error.strerror or error}",
-            remedy=f"free space in {layout.segments}; the hot file is kept and sealing is tried again",
-        ) from error
-    wrapped = keyring.wrap(dek, key_context(rack, first, last, file_id), random(NONCE_BYTES))
-    files.write_atomic(paths.key, encode_key(keyring, wrapped))
-    seal = Seal(
-        rack=rack,
-        journal=keyring.journal,
-        first=first,
-        last=last,
-        count=last - first + 1,
-        batches=len(batches),
-        previous=batches[0].previous,
-        head=batches[-1].digest,
-        file_id=file_id,
-        file_blake3=digest,
-        file_bytes=size,
-        torn_bytes=torn_bytes,
-        boot=boot,
-    )
-    files.write_atomic(paths.seal, seal.sign(signing_key))
-    return SegmentSpan(stem, first, last, seal.previous, seal.head, size, time.time())
+    import pyarrow as pa
+
+    from stagebox.columns.parquet import to_parquet
+
+    # One column chunk a column: a hot file holds far less than the 32 MB DuckDB takes.
+    table = pa.concat_tables(_chunks(batches), promote_options="default").combine_chunks()
+    return to_parquet(table.replace_schema_metadata(_metadata(batches, identity)), dek)
 
 
-def _metadata(
-    batches: Sequence[CommittedBatch], keyring: Keyring, file_id: bytes, rack: str, boot: bytes
-) -> dict[str, str]:
+def _metadata(batches: Sequence[CommittedBatch], identity: SegmentIdentity) -> dict[str, str]:
     first, last = batches[0].first, batches[-1].last
     return {
         "stagebox.version": str(VERSION),
-        "stagebox.rack": rack,
-        "stagebox.journal": keyring.journal.hex(),
+        "stagebox.rack": identity.rack,
+        "stagebox.journal": identity.journal.hex(),
         "stagebox.first": str(first),
         "stagebox.last": str(last),
         "stagebox.count": str(last - first + 1),
         "stagebox.previous": batches[0].previous.hex(),
-        "stagebox.file_id": file_id.hex(),
-        "stagebox.kek_version": str(keyring.version),
-        "stagebox.boot": boot.hex(),
+        "stagebox.file_id": identity.file_id.hex(),
+        "stagebox.kek_version": str(identity.kek_version),
+        "stagebox.boot": identity.boot.hex(),
     }
+
+
+def _chunks(batches: Sequence[CommittedBatch]) -> Iterator[Any]:
+    from stagebox.columns.table import mixed_table
+
+    first: list[int] = []
+    rows: list[tuple[WalRecord, ...]] = []
+    count = 0
+    for batch in batches:
+        decoded = batch.decode()
+        if decoded.extra:
+            raise DecodeError(
+                f"batch {batch.first} has fields a segment cannot hold: {sorted(decoded.extra)}"
+            )
+        first.append(batch.first)
+        rows.append(decoded.records)
+        count += len(decoded.records)
+        if count >= LIMITS.wal_seal_rows:
+            yield mixed_table(first, rows)
+            first, rows, count = [], [], 0
+            time.sleep(0)  # hands the interpreter to the audio and bus threads between chunks
+    if rows:
+        yield mixed_table(first, rows)
 
 
 def load_seal(stem: Path, public: bytes, earlier: Collection[bytes] = ()) -> Seal:
@@ -181,122 +172,37 @@ def read_segment(
             f"segment {stem.name} was altered: its BLAKE3 is not the one its seal names",
             remedy="keep the file for inspection; the mixer has these records if they were acknowledged",
         )
-    batches = _rebuild(_decrypt(data, dek, stem.name), seal)
+    from stagebox.columns.parquet import read_parquet
+
+    try:
+        batches = _rebuild(read_parquet(data, dek, f"segment {stem.name}"), seal)
+    except DecodeError as error:
+        raise VerificationError(
+            f"segment {stem.name} does not give its records back: {error.message}"
+        ) from None
     if len(batches) != seal.batches or not batches or batches[-1].digest != seal.head:
         raise VerificationError(f"segment {stem.name} does not lead to the chain head its seal names")
     return batches
 
 
-def open_parquet(source: Any, dek: bytes) -> Any:
-    """Return a ``pyarrow.parquet.ParquetFile`` that decrypts with ``dek``."""
-    import pyarrow.parquet as pq
-    from pyarrow.parquet import encryption
+def _rebuild(table: Any, seal: Seal) -> list[CommittedBatch]:
+    from stagebox.columns.table import records_of
 
-    return pq.ParquetFile(source, decryption_properties=encryption.create_decryption_properties(dek))
-
-
-def _decrypt(data: bytes, dek: bytes, name: str) -> list[WalRecordRow]:
-    import pyarrow as pa
-
-    rows: list[WalRecordRow] = []
-    try:
-        parquet = open_parquet(pa.BufferReader(data), dek)
-        for chunk in parquet.iter_batches(batch_size=LIMITS.wal_seal_rows, columns=list(COLUMNS)):
-            rows.extend(zip(*(column.to_pylist() for column in chunk.columns), strict=True))
-            time.sleep(0)  # hands the interpreter to the audio and bus threads between chunks
-    except (OSError, pa.ArrowInvalid) as error:
-        raise VerificationError(f"segment {name} does not decrypt: {error}") from None
-    return rows
-
-
-WalRecordRow = tuple[int, int, str, int, str, bytes]
-
-
-def _rebuild(rows: Sequence[WalRecordRow], seal: Seal) -> list[CommittedBatch]:
+    data = records_of(table)
+    names = ("seq", "batch", "kind", "time_ns", "subject")
+    seq, batch_of, kinds, times, subjects = (table[name].to_pylist() for name in names)
     batches: list[CommittedBatch] = []
     expected, previous, position = seal.first, seal.previous, 0
-    while position < len(rows):
-        first = rows[position][1]
+    while position < len(data):
+        first = batch_of[position]
         end = position
-        while end < len(rows) and rows[end][1] == first:
-            if rows[end][0] != expected:
+        while end < len(data) and batch_of[end] == first:
+            if seq[end] != expected:
                 raise VerificationError(f"segment {seal.first}-{seal.last} lacks record {expected}")
             expected, end = expected + 1, end + 1
-        records = tuple(WalRecord(row[2], row[3], row[4], row[5]) for row in rows[position:end])
+        records = tuple(WalRecord(kinds[n], times[n], subjects[n], data[n]) for n in range(position, end))
         payload = WalBatch(seal.rack, first, previous, records, journal=seal.journal).encode()
         digest = payload_digest(payload)
         batches.append(CommittedBatch(first, expected - 1, previous, payload, digest))
         previous, position = digest, end
     return batches
-
-
-def _write_parquet(
-    path: Path, batches: Sequence[CommittedBatch], dek: bytes, metadata: dict[str, str]
-) -> tuple[bytes, int]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from pyarrow.parquet import encryption
-
-    table = pa.Table.from_batches(list(_chunks(batches)))
-    table = table.replace_schema_metadata(metadata)
-    temporary = path.with_name(path.name + ".tmp")
-    properties = encryption.create_encryption_properties(dek)
-    try:
-        # One column chunk a column: a hot file holds far less than the 32 MB DuckDB takes.
-        pq.write_table(
-            table,
-            temporary,
-            row_group_size=max(1, table.num_rows),
-            compression="zstd",
-            compression_level=3,
-            use_dictionary=["kind", "subject"],
-            encryption_properties=properties,
-            **_ONE_PAGE,
-        )
-        return _publish(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _publish(temporary: Path, path: Path) -> tuple[bytes, int]:
-    descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fchmod(descriptor, 0o600)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    data = temporary.read_bytes()
-    temporary.replace(path)
-    files.fsync_dir(path.parent)
-    return blake3(data).digest(), len(data)
-
-
-def _chunks(batches: Sequence[CommittedBatch]) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
-
-    schema = pa.schema(
-        [
-            ("seq", pa.uint64()),
-            ("batch", pa.uint64()),
-            ("kind", pa.string()),
-            ("time_ns", pa.int64()),
-            ("subject", pa.string()),
-            ("data", pa.binary()),
-        ]
-    )
-    rows: list[WalRecordRow] = []
-    for batch in batches:
-        decoded = batch.decode()
-        if decoded.extra:
-            raise DecodeError(
-                f"batch {batch.first} has fields a segment cannot hold: {sorted(decoded.extra)}"
-            )
-        for sequence, record in enumerate(decoded.records, batch.first):
-            rows.append((sequence, batch.first, record.kind, record.time_ns, record.subject, record.data))
-        if len(rows) >= LIMITS.wal_seal_rows:
-            yield pa.RecordBatch.from_arrays([list(c) for c in zip(*rows, strict=True)], schema=schema)
-            rows = []
-            time.sleep(0)
-    if rows:
-        yield pa.RecordBatch.from_arrays([list(c) for c in zip(*rows, strict=True)], schema=schema)

@@ -15,9 +15,11 @@ class WalStats:
     oldest: int
     queued: int
     refused: int
+    refused_by_class: dict[str, int]
     failed: int
     segments: int
     segment_bytes: int
     hot_files: int
     hot_bytes: int
     lost: int
+    journal: str

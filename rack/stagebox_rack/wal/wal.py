@@ -1,8 +1,8 @@
 """The journal's one face for the application.
 
-Rules: ``append`` answers with a sequence only once the record is durable. Batches are handed out only when
-committed. Nothing unacknowledged is ever removed. All methods belong to one event loop; blocking work runs on
-the writer thread and on worker threads.
+Rules: ``append`` answers with a sequence only once the record is durable. Batches are handed out only when committed.
+What the mixer does not hold goes last, and only with a tombstone. All methods belong to one event loop; blocking work
+runs on the writer thread and on worker threads.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Self
 from nacl.signing import SigningKey
 
 from stagebox.errors import InputError, StageboxError, StorageError
+from stagebox.records import seal, tombstone
 from stagebox.records.walbatch import WalRecord
 from stagebox_rack.limits import LIMITS, RackLimits
 from stagebox_rack.wal import hotfile
@@ -26,15 +27,20 @@ from stagebox_rack.wal.commit import GroupCommit
 from stagebox_rack.wal.disk import Disk
 from stagebox_rack.wal.events import JournalEvent, OnEvent
 from stagebox_rack.wal.hotfile import HotSpan
-from stagebox_rack.wal.journal import Edges, Journal
+from stagebox_rack.wal.importance import importance
+from stagebox_rack.wal.journal import FULL, Edges, Journal
 from stagebox_rack.wal.journal_format import CommittedBatch
 from stagebox_rack.wal.opening import Opened, open_directory
+from stagebox_rack.wal.recovery import Recovered
+from stagebox_rack.wal.retention import Quota, evictions
 from stagebox_rack.wal.sealing import Sealer, read_hot
 from stagebox_rack.wal.segment import read_segment
 from stagebox_rack.wal.stats import WalStats
 from stagebox_rack.wal.tail import Tail
 
 __all__ = ["Wal", "WalStats"]
+
+_LOSSES = frozenset({"wal_tail_missing", "wal_hole", "wal_evicted_unshipped"})
 
 
 class Wal:
@@ -51,6 +57,8 @@ class Wal:
         limits: RackLimits,
         on_event: OnEvent,
         edges: Edges,
+        clock_quality: Callable[[], str],
+        journal_seals: bool,
     ) -> None:
         self._opened = opened
         self._layout = opened.layout
@@ -67,7 +75,6 @@ class Wal:
         self._committed = found.head.next - 1
         self._acknowledged = self._saved = min(opened.acknowledged, self._committed)
         self._records = self._lost = self._activations = 0
-        self._over_quota = False
         self._advanced = asyncio.Condition()
         self._notify: asyncio.Task[None] | None = None
         self._sealing = asyncio.Lock()
@@ -85,11 +92,20 @@ class Wal:
         )
         self._commit = GroupCommit(self._journal, self._loop, self._committed_batch, limits)
         self._sealer = Sealer(
-            opened.layout, opened.keyring, self._catalogue, signing_key, rack=rack, on_event=self._post_event
+            opened.layout,
+            opened.keyring,
+            self._catalogue,
+            signing_key,
+            rack=rack,
+            on_event=self._post_event,
+            on_seal=self._post_seal,
+            clock_quality=clock_quality,
+            disk=edges.disk,
         )
         self._wake_maintenance = asyncio.Event()
         self._maintenance: asyncio.Task[None] | None = None
         self._closing = self._closed = False
+        self._journal_seals = journal_seals
 
     @classmethod
     async def open(
@@ -104,10 +120,13 @@ class Wal:
         on_event: OnEvent,
         disk: Disk | None = None,
         clock: Callable[[], float] = time.monotonic,
+        clock_quality: Callable[[], str] = lambda: "unknown",
+        journal_seals: bool = True,
     ) -> Self:
         """Open the journal in ``directory`` (made if missing), recover it and start its writer.
 
-        ``earlier``: the keys this rack had before.
+        ``earlier``: the keys this rack had before; ``clock_quality`` says what seals say of the clock;
+        ``journal_seals`` makes each seal a record too, so that the mixer gets it.
 
         Raises:
             StorageError: another process has it, or the disk refuses.
@@ -126,10 +145,13 @@ class Wal:
             limits=limits,
             on_event=on_event,
             edges=Edges(disk, clock),
+            clock_quality=clock_quality,
+            journal_seals=journal_seals,
         )
         for event in opened.events:
             wal._deliver(event)
         wal._commit.start()
+        wal._journal_leftovers(opened.recovered)
         wal._maintenance = asyncio.create_task(wal._maintain(), name="wal-maintenance")
         return wal
 
@@ -181,7 +203,8 @@ class Wal:
             raise InputError(
                 f"a record of kind {kind[:32]!r} has a bad time or a name over {limits.wal_text_bytes} bytes"
             )
-        return self._commit.submit(WalRecord(kind, time_ns, subject, bytes(data)), urgent=urgent)
+        record = WalRecord(kind, time_ns, subject, bytes(data))
+        return self._commit.submit(record, importance(kind), urgent=urgent)
 
     async def wait_committed(self, sequence: int) -> None:
         """Return when ``sequence`` is durable."""
@@ -274,13 +297,15 @@ class Wal:
             acknowledged=self._acknowledged,
             oldest=spans[0].first if spans else 0,
             queued=self._commit.queued,
-            refused=self._commit.refused,
+            refused=self._commit.refused.total(),
+            refused_by_class={what.name.lower(): count for what, count in self._commit.refused.items()},
             failed=self._commit.failed,
             segments=len(segments),
             segment_bytes=sum(span.size for span in segments),
             hot_files=len(hot),
             hot_bytes=sum(span.end for span in hot),
             lost=self._lost,
+            journal=self._keyring.journal.hex(),
         )
 
     async def close(self) -> None:
@@ -306,7 +331,7 @@ class Wal:
 
     def _read_span(self, span: Span) -> list[CommittedBatch]:
         if isinstance(span, HotSpan):
-            return list(read_hot(span, self._keyring, tail=False).batches)
+            return [frame.batch for frame in read_hot(span, self._keyring, tail=False).frames]
         if not span.stem.with_name(span.stem.name + ".seal").exists():
             raise FileNotFoundError(span.stem)
         return read_segment(span.stem, self._keyring, self._public, self._earlier)
@@ -329,12 +354,44 @@ class Wal:
         async with self._advanced:
             self._advanced.notify_all()
 
+    def _journal_leftovers(self, found: Recovered) -> None:
+        """Journal what an earlier process signed and perhaps no longer journalled; twice does no harm."""
+        for last, data in found.seals:
+            if last > self._acknowledged or last == found.seals[-1][0]:
+                self._take_seal(data)
+        for path, data in found.tombstones:
+            self._journal_tombstone(path, data)
+
+    def _journal_tombstone(self, path: Path, data: bytes) -> None:
+        future = self._take_record(tombstone.KIND, data)
+        if future is not None:
+            future.add_done_callback(lambda done: self._forget(path) if done.exception() is None else None)
+
+    def _forget(self, path: Path) -> None:
+        self._loop.run_in_executor(None, self._sealer.forget, path)
+
+    def _post_seal(self, data: bytes) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is gone: the next start journals it
+            self._loop.call_soon_threadsafe(self._take_seal, data)
+
+    def _take_seal(self, data: bytes) -> None:
+        if self._journal_seals:
+            self._take_record(seal.KIND, data)
+
+    def _take_record(self, kind: str, data: bytes) -> asyncio.Future[int] | None:
+        try:
+            return self.append(
+                kind, time.time_ns(), f"rack.{self._rack}.{kind}", data, urgent=kind == tombstone.KIND
+            )
+        except StorageError:
+            return None  # closing, or no room: it stays on disk, and the next start journals it
+
     def _post_event(self, event: JournalEvent) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is gone: nobody is left to tell
             self._loop.call_soon_threadsafe(self._deliver, event)
 
     def _deliver(self, event: JournalEvent) -> None:
-        if event.name in ("wal_tail_missing", "wal_hole") and not self._closed:
+        if event.name in _LOSSES and not self._closed:
             self._lost += int(event.detail["last"]) - int(event.detail["first"]) + 1
         self._on_event(event)
 
@@ -363,7 +420,15 @@ class Wal:
         try:
             hotfile.make_spare(self._layout, self._limits.wal_hot_file_bytes, self._disk)
         except OSError as error:
+            if error.errno in FULL and not self._commit.tight:
+                self._commit.tight = True
+                self._post_event(
+                    JournalEvent("wal_space_low", "alert", {"reason": error.strerror or str(error)})
+                )
             raise StorageError(f"cannot make the spare hot file: {error.strerror or error}") from error
+        if self._commit.tight:
+            self._commit.tight = False
+            self._post_event(JournalEvent("wal_space_back", "info"))
 
     async def _seal_frozen(self) -> None:
         async with self._sealing:
@@ -371,22 +436,16 @@ class Wal:
                 await asyncio.to_thread(self._sealer.seal, span)
 
     async def _retain(self) -> None:
-        excess = sum(span.size for span in self._catalogue.segments()) - self._limits.wal_quota_bytes
-        if excess > 0:
-            excess -= await asyncio.to_thread(
-                self._sealer.evict,
-                acknowledged=self._acknowledged,
-                before=time.time() - self._limits.wal_grace,
-                excess=excess,
-            )
-        if (excess > 0) != self._over_quota:
-            self._over_quota = excess > 0
-            detail = {"excess": max(0, excess)}
-            self._deliver(
-                JournalEvent("wal_over_quota", "alert", detail)
-                if self._over_quota
-                else JournalEvent("wal_within_quota", "info", detail)
-            )
+        limits = self._limits
+        chosen = evictions(
+            self._catalogue.segments(),
+            acknowledged=self._acknowledged,
+            now=time.time(),
+            quota=Quota(limits.wal_quota_bytes, limits.wal_grace, limits.wal_age),
+        )
+        if chosen:
+            for path, data in await asyncio.to_thread(self._sealer.evict, chosen):
+                self._journal_tombstone(path, data)
 
     async def _save_cursor(self) -> None:
         if self._acknowledged != self._saved:

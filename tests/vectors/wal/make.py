@@ -7,18 +7,28 @@ every time; Parquet encryption draws its own nonces. Keys in here protect nothin
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from nacl.signing import SigningKey
 
+from stagebox.records.event import Event
+from stagebox.records.meter import MeterFrame, ProgrammeLevels, levels
+from stagebox.records.seal import NO_SEAL
 from stagebox.records.walbatch import FIRST_PREVIOUS, WalBatch, WalRecord
 from stagebox_rack.wal import journal_format as fmt
 from stagebox_rack.wal.acknowledged import encode_cursor
+from stagebox_rack.wal.catalogue import Catalogue
+from stagebox_rack.wal.disk import Disk
+from stagebox_rack.wal.hotfile import HotSpan
 from stagebox_rack.wal.keyring import Keyring
 from stagebox_rack.wal.layout import Layout
 from stagebox_rack.wal.mark import Mark, encode_slot
-from stagebox_rack.wal.segment import SegmentFiles, write_segment
+from stagebox_rack.wal.sealing import Sealer
+from stagebox_rack.wal.segment import SegmentFiles
 
 RACK = "stage-left"
 BOOT = bytes(range(16))
@@ -31,20 +41,41 @@ RING = Keyring(1, KEK, JOURNAL, bytes(SIGNING_KEY.verify_key))
 TIME = 1_767_225_600_000_000_000
 
 
+def _record(number: int) -> WalRecord:
+    """A record of a kind of its own: meter frames, an event, one whose detail JSON cannot hold, and an unknown kind."""
+    time_ns = TIME + number
+    names = ("peak", "peak_hold", "true_peak", "rms", "ppm1", "ppm2", "vu", "momentary")
+    measured: dict[str, Any] = dict.fromkeys(names, levels([-20.0 - number, math.nan]))
+    frame = MeterFrame(
+        seq=number,
+        boot=BOOT,
+        time_ns=time_ns,
+        start=number * 2400,
+        frames=2400,
+        rate=48_000,
+        **measured,
+        flags=bytes([number, 0]),
+        correlation=levels([0.5]),
+        programmes=(ProgrammeLevels(-23.0, -23.5, math.nan, 0.0, -22.0, -23.0, -1.0),),
+    )
+    event = Event(number, BOOT, time_ns, "clip", {"channel": 1, "level": -0.5})
+    alert = Event(number, BOOT, time_ns, "forked", {"digest": bytes(4)})
+    kind, data = {
+        1: ("meter", frame.encode()),
+        2: ("event", event.encode()),
+        3: ("meter", frame.encode()),
+        4: ("alert", alert.encode()),
+        5: ("unheard_of", b"\x00\x01"),
+    }.get(number, ("meter", b"not a meter frame"))
+    return WalRecord(kind, time_ns, f"rack.{RACK}.{'meter.main' if kind == 'meter' else kind}", data)
+
+
 def batches() -> list[WalBatch]:
     """Three batches of one, two and three records."""
     made: list[WalBatch] = []
     first, previous = 1, FIRST_PREVIOUS
     for count in (1, 2, 3):
-        records = tuple(
-            WalRecord(
-                "event" if n % 2 else "meter",
-                TIME + n,
-                f"rack.{RACK}.{'event' if n % 2 else 'meter.main'}",
-                b"%d" % n,
-            )
-            for n in range(first, first + count)
-        )
+        records = tuple(_record(number) for number in range(first, first + count))
         made.append(WalBatch(RACK, first, previous, records, journal=JOURNAL))
         first, previous = first + count, made[-1].digest()
     return made
@@ -52,7 +83,7 @@ def batches() -> list[WalBatch]:
 
 def make(directory: Path) -> None:
     """Write every vector into ``directory``."""
-    core = fmt.header_core(RACK, JOURNAL, 1, FIRST_PREVIOUS, BOOT, FILE_ID)
+    core = fmt.header_core(RACK, JOURNAL, 1, FIRST_PREVIOUS, BOOT, FILE_ID, previous_seal=NO_SEAL)
     header = fmt.HotHeader(
         RACK, JOURNAL, 1, FIRST_PREVIOUS, BOOT, FILE_ID, 1, RING.wrap(DEK, core, bytes(12))
     )
@@ -95,14 +126,27 @@ def make(directory: Path) -> None:
 
 def make_segment(directory: Path) -> None:
     """Write ``segment.parquet``, ``segment.key`` and ``segment.seal`` (not the same bytes every time)."""
-    layout = Layout(directory)
+    layout = Layout(directory / "wal")
     layout.make()
-    committed = [fmt.CommittedBatch.of(batch.encode())[0] for batch in batches()]
-    span = write_segment(layout, committed, RING, SIGNING_KEY, rack=RACK, boot=BOOT, torn_bytes=0)
-    for path in SegmentFiles.of(span.stem):
+    hot = layout.hot_file(1)
+    hot.write_bytes((directory / "clean.hot").read_bytes())
+    last = batches()[-1]
+    span = HotSpan(hot, 1, last.last, FIRST_PREVIOUS, last.digest(), hot.stat().st_size)
+    sealer = Sealer(
+        layout,
+        RING,
+        Catalogue([], [span]),
+        SIGNING_KEY,
+        rack=RACK,
+        on_event=lambda event: None,
+        on_seal=lambda data: None,
+        clock_quality=lambda: "synchronised",
+        disk=Disk(),
+    )
+    (segment,) = sealer.seal(span)
+    for path in SegmentFiles.of(segment.stem):
         path.replace(directory / f"segment{path.suffix}")
-    for folder in (layout.segments, layout.hot, layout.quarantine):
-        folder.rmdir()
+    shutil.rmtree(layout.root)
 
 
 if __name__ == "__main__":

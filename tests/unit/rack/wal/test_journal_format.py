@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stagebox.errors import DecodeError
+from stagebox.records.seal import NO_SEAL
 from stagebox.records.walbatch import FIRST_PREVIOUS, WalBatch, WalRecord, payload_digest
 from stagebox_rack.wal import journal_format as fmt
 from stagebox_rack.wal.keyring import Keyring
@@ -18,7 +19,7 @@ FILE_ID = b"F" * 16
 
 
 def header(first: int = 1, previous: bytes = FIRST_PREVIOUS) -> fmt.HotHeader:
-    core = fmt.header_core("a", JOURNAL, first, previous, bytes(16), FILE_ID)
+    core = fmt.header_core("a", JOURNAL, first, previous, bytes(16), FILE_ID, previous_seal=NO_SEAL)
     return fmt.HotHeader(
         "a", JOURNAL, first, previous, bytes(16), FILE_ID, 1, RING.wrap(DEK, core, bytes(12))
     )
@@ -138,7 +139,7 @@ def test_a_frame_of_another_file_is_not_accepted() -> None:
 
 
 def test_a_header_bound_to_other_fields_does_not_open() -> None:
-    core = fmt.header_core("a", JOURNAL, 7, FIRST_PREVIOUS, bytes(16), FILE_ID)
+    core = fmt.header_core("a", JOURNAL, 7, FIRST_PREVIOUS, bytes(16), FILE_ID, previous_seal=NO_SEAL)
     forged = fmt.HotHeader(
         "a", JOURNAL, 1, FIRST_PREVIOUS, bytes(16), FILE_ID, 1, RING.wrap(DEK, core, bytes(12))
     )
@@ -151,10 +152,10 @@ def test_an_unknown_version_is_refused() -> None:
 
     from stagebox import cbor
 
-    fields = {"Version": 2, "Rack": "a"}
+    fields = {"Version": 3, "Rack": "a"}
     body = cbor.encode(fields)
     block = (fmt.FILE_MAGIC + len(body).to_bytes(4, "big") + body).ljust(fmt.BLOCK_BYTES - 32, b"\0")
-    with pytest.raises(DecodeError, match="version 2"):
+    with pytest.raises(DecodeError, match="version 3"):
         fmt.decode_header((block + blake3(block).digest()) * 2)
 
 

@@ -9,15 +9,15 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
+from stagebox.columns.parquet import open_parquet
+from stagebox.columns.table import COMMON
 from stagebox.errors import StageboxError, VerificationError
 from stagebox_rack.limits import LIMITS
 from stagebox_rack.wal.keyring import load_keyring
 from stagebox_rack.wal.layout import Layout
 from stagebox_rack.wal.segment import (
-    COLUMNS,
     SegmentFiles,
     load_seal,
-    open_parquet,
     read_segment,
     segment_key,
 )
@@ -40,7 +40,7 @@ async def test_every_batch_is_rebuilt_to_the_byte_and_the_seal_names_it(tmp_path
     bench, stem = await sealed(tmp_path / "wal")
     seal = load_seal(stem, bench.public)
     assert (seal.rack, seal.first, seal.last, seal.count, seal.batches) == (RACK, 1, 15, 15, 5)
-    assert (seal.previous, seal.boot, seal.torn_bytes) == (bytes(32), BOOT, 0)
+    assert (seal.previous, seal.boots, seal.torn_bytes) == (bytes(32), (BOOT,), 0)
     ring = load_keyring(bench.directory / "kek.key")
     batches = read_segment(stem, ring, bench.public)
     assert [r for b in batches for r in b.decode().records] == [record(n) for n in range(15)]
@@ -55,7 +55,7 @@ async def test_pyarrow_reads_a_segment_with_its_key_and_not_with_another(tmp_pat
     dek = segment_key(stem, load_seal(stem, bench.public), ring)
     parquet = SegmentFiles.of(stem).parquet
     table = open_parquet(parquet, dek).read()
-    assert tuple(table.column_names) == COLUMNS
+    assert table.column_names == [*COMMON.names, "meter"]
     assert table["seq"].to_pylist() == list(range(1, 16))
     assert table["data"].to_pylist() == [record(n).data for n in range(15)]
     metadata = open_parquet(parquet, dek).schema_arrow.metadata

@@ -14,9 +14,12 @@ import pytest
 from nacl.signing import SigningKey
 
 from stagebox.errors import InputError, KeyFileError, StorageError, VerificationError
-from stagebox_rack.wal.catalogue import SegmentSpan
+from stagebox.records.seal import NO_SEAL, open_seal, seal_hash
+from stagebox.records.tombstone import Reason, open_tombstone
 from stagebox_rack.wal.journal_format import CommittedBatch
 from stagebox_rack.wal.layout import Layout
+from stagebox_rack.wal.lifecycle import Step
+from stagebox_rack.wal.retention import Eviction
 from stagebox_rack.wal.wal import Wal
 from support.journal import QUICK, RACK, SUBJECT, Bench, read_all, record, sequences
 
@@ -97,14 +100,19 @@ async def test_nothing_is_handed_out_before_it_is_committed(bench: Bench) -> Non
     assert pending.result() == 1
 
 
-async def test_a_full_queue_refuses_at_once_and_counts(bench: Bench) -> None:
-    narrow = dataclasses.replace(QUICK, wal_commit_window=30.0, wal_queue_records=4)
+async def test_a_filling_queue_refuses_measurements_before_events_before_alerts(bench: Bench) -> None:
+    narrow = dataclasses.replace(QUICK, wal_commit_window=30.0, wal_queue_records=10)
+    taken: dict[str, int] = {}
     async with await bench.open(narrow) as wal:
-        for _ in range(4):
-            wal.append("meter", 1, SUBJECT, b"a")
-        with pytest.raises(StorageError, match="queue is full"):
-            wal.append("meter", 1, SUBJECT, b"a")
-        assert wal.stats().refused == 1
+        for kind, remedy in (("meter", "slower"), ("event", "slower"), ("alert", "slower")):
+            with pytest.raises(StorageError, match=r"queue is \d+% full and takes no") as refused:
+                while True:
+                    wal.append(kind, 1, SUBJECT, b"a")
+                    taken[kind] = taken.get(kind, 0) + 1
+            assert remedy in str(refused.value.remedy)
+        assert taken == {"meter": 5, "event": 3, "alert": 2}
+        assert wal.stats().refused_by_class == {"measurement": 1, "event": 1, "alert": 1}
+        assert wal.stats().refused == 3
 
 
 async def test_a_record_that_could_never_be_committed_is_refused_as_input(bench: Bench) -> None:
@@ -302,25 +310,116 @@ async def test_a_crash_before_the_seal_is_written_seals_again(bench: Bench) -> N
     assert "wal_damaged" not in bench.names()
 
 
-async def test_only_acknowledged_and_aged_segments_are_evicted_when_over_quota(bench: Bench) -> None:
-    still = dataclasses.replace(QUICK, wal_maintain=3600.0, wal_maintain_first=3600.0, wal_tail_bytes=0)
-    tight = dataclasses.replace(still, wal_quota_bytes=1, wal_grace=60.0)
-    async with await bench.open(tight) as wal:
-        for _ in range(3):
-            await fill(wal, 2)
-            await wal.seal_now()
-        await wal._retain()
-        assert wal.stats().segments == 3
-        assert "wal_over_quota" in bench.names()
+STILL = dataclasses.replace(QUICK, wal_maintain=3600.0, wal_maintain_first=3600.0, wal_tail_bytes=0)
+
+
+async def three_segments(wal: Wal) -> int:
+    """Seal records 1-2, 3-4 and 5-6; return the bytes of one segment."""
+    for _ in range(3):
+        await fill(wal, 2)
+        await wal.seal_now()
+    return wal._catalogue.segments()[0].size
+
+
+def aged(wal: Wal, seconds: float) -> None:
+    spans = wal._catalogue.segments()
+    wal._catalogue._segments = [dataclasses.replace(s, sealed_at=time.time() - seconds) for s in spans]
+
+
+async def test_acknowledged_segments_stay_for_their_grace_and_then_go(bench: Bench) -> None:
+    async with await bench.open(dataclasses.replace(STILL, wal_grace=60.0)) as wal:
+        await three_segments(wal)
         wal.acknowledge(4)
         await wal._retain()
-        assert wal.stats().segments == 3, "the grace period holds acknowledged data"
-        spans = wal._catalogue.segments()
-        wal._catalogue._segments = [dataclasses.replace(s, sealed_at=time.time() - 61) for s in spans]
+        assert wal.stats().segments == 3
+        aged(wal, 61)
         await wal._retain()
-        assert [s.first for s in wal._catalogue.spans() if isinstance(s, SegmentSpan)] == [5]
         assert sequences(await read_all(wal)) == [5, 6]
     assert len(list(Layout(bench.directory).segments.iterdir())) == 3
+    assert [e.detail["reason"] for e in bench.events if e.name == "wal_evicted"] == ["age", "age"]
+
+
+async def test_the_quota_takes_acknowledged_segments_within_their_grace(bench: Bench) -> None:
+    async with await bench.open(STILL) as wal:
+        size = await three_segments(wal)
+        wal.acknowledge(6)
+        wal._limits = dataclasses.replace(STILL, wal_quota_bytes=2 * size + size // 2)
+        await wal._retain()
+        assert sequences(await read_all(wal)) == [3, 4, 5, 6]
+        assert bench.event("wal_evicted")["reason"] == "quota"
+        assert wal.stats().lost == 0
+
+
+async def test_what_the_mixer_never_had_goes_last_with_an_alert_and_a_signed_tombstone(bench: Bench) -> None:
+    async with await bench.open(STILL) as wal:
+        size = await three_segments(wal)
+        wal.acknowledge(2)
+        wal._limits = dataclasses.replace(STILL, wal_quota_bytes=size + size // 2)
+        await wal._retain()
+        assert bench.event("wal_evicted_unshipped") == {
+            "first": 3,
+            "last": 4,
+            "bytes": size,
+            "reason": "quota",
+        }
+        assert wal.stats().lost == 2
+        await wal.wait_committed(7)
+        batches = await read_all(wal)
+    records = [record for batch in batches for record in batch.decode().records]
+    assert sequences(batches) == [5, 6, 7]
+    grave = open_tombstone(records[-1].data, bench.public)
+    assert (records[-1].kind, grave.first, grave.last, grave.acknowledged) == ("tombstone", 3, 4, False)
+    assert list(Layout(bench.directory).segments.glob("*.tombstone")) == []
+
+
+@pytest.mark.parametrize("after", [Step.WRITE_TOMBSTONE, Step.REMOVE_SEAL, Step.REMOVE_DATA])
+async def test_a_crash_in_the_middle_of_an_eviction_finishes_it_and_still_tells(
+    bench: Bench, after: Step
+) -> None:
+    class CrashError(Exception):
+        pass
+
+    def crash_at(step: Step) -> None:
+        if step is after:
+            raise CrashError
+
+    async with await bench.open(STILL) as wal:
+        await three_segments(wal)
+        wal._sealer._on_step = crash_at
+        oldest = Eviction(wal._catalogue.segments()[0], acknowledged=False, reason=Reason.QUOTA)
+        with pytest.raises(CrashError):
+            wal._sealer.evict([oldest])
+    async with await bench.open(STILL) as wal:
+        await wal.wait_committed(7)
+        batches = await read_all(wal)
+        assert sequences(batches) == [3, 4, 5, 6, 7]
+        assert batches[-1].decode().records[0].kind == "tombstone"
+    assert "wal_damaged" not in bench.names()
+
+
+async def test_every_seal_is_journalled_and_names_the_one_before_it(bench: Bench) -> None:
+    async with await bench.open(STILL, journal_seals=True) as wal:
+        await fill(wal, 2)
+        await wal.seal_now()
+        await wal.wait_committed(3)
+        await wal.seal_now()
+        await wal.wait_committed(4)
+        records = [r for batch in await read_all(wal) for r in batch.decode().records]
+    seals = [record.data for record in records if record.kind == "seal"]
+    first, second = (open_seal(data, bench.public) for data in seals)
+    assert (first.first, first.last, first.previous_seal) == (1, 2, NO_SEAL)
+    assert (second.first, second.last, second.previous_seal) == (3, 3, seal_hash(seals[0]))
+
+
+async def test_a_seal_that_a_crash_kept_from_the_journal_is_journalled_at_the_next_start(
+    bench: Bench,
+) -> None:
+    async with await bench.open(STILL) as wal:
+        await fill(wal, 2)
+        await wal.seal_now()
+    async with await bench.open(STILL, journal_seals=True) as wal:
+        await wal.wait_committed(3)
+        assert (await read_all(wal))[-1].decode().records[0].kind == "seal"
 
 
 async def test_the_acknowledged_cursor_survives_and_a_damaged_one_counts_as_zero(bench: Bench) -> None:
