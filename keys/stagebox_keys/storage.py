@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 JETSTREAM_LABEL = "stagebox.jetstream.v1"
+LAKE_LABEL = "stagebox.lake.v1"
 LEDGER_LABEL = "stagebox.ledger.v1"
 PASSPORT_SECRET_LABEL = "stagebox.passport_issue.v1"  # noqa: S105 - the label of a purpose
 

@@ -25,7 +25,7 @@ from stagebox.tasks import end_tasks
 from stagebox.tls import load_identity, server_context
 from stagebox_keys import nats_jwt
 from stagebox_keys.mixer_keys import MixerKeys
-from stagebox_keys.storage import JETSTREAM_LABEL, LEDGER_LABEL
+from stagebox_keys.storage import JETSTREAM_LABEL, LAKE_LABEL, LEDGER_LABEL
 from stagebox_mixer import streams
 from stagebox_mixer.api.access import Access
 from stagebox_mixer.api.app import make_app
@@ -33,7 +33,10 @@ from stagebox_mixer.api.server import ApiServer, bind, check_port_free
 from stagebox_mixer.api.services import Counters, Services
 from stagebox_mixer.audit import Audit, AuditReader, Row
 from stagebox_mixer.ingest.consumer import Ingest
-from stagebox_mixer.ingest.ledger import Ledger
+from stagebox_mixer.ingest.watch import JournalWatch
+from stagebox_mixer.lake.lake import Lake
+from stagebox_mixer.lake.migration import import_ledger
+from stagebox_mixer.lake.storage import open_storage
 from stagebox_mixer.limits import LIMITS
 from stagebox_mixer.membership import Membership
 from stagebox_mixer.nats import credentials
@@ -67,6 +70,8 @@ class Mixer:
         self._tasks: list[asyncio.Task[None]] = []
         self._audit: Audit | None = None
         self._membership: Membership | None = None
+        self._lake: Lake | None = None
+        self._watch: JournalWatch | None = None
         self._ingest: Ingest | None = None
         self._api: ApiServer | None = None
         self._buses: list[BusClient] = []
@@ -105,11 +110,9 @@ class Mixer:
         await audit.start()
         self._exit.push_async_callback(audit.stop)
         self._audit = audit
-        ledger = Ledger(self._settings.data / "ledger.sqlite", self._keys.storage_key(LEDGER_LABEL))
-        self._exit.push_async_callback(ledger.close)
-        await ledger.open()
+        lake = self._lake = await self._open_lake()
         # Before racks are let in: where the stream ends now tells whether it is an older copy put back.
-        self._ingest = Ingest(bus=bus, registry=registry, ledger=ledger, audit=audit)
+        self._ingest = Ingest(bus=bus, registry=registry, lake=lake, audit=audit)
         await self._ingest.start()
         self._exit.push_async_callback(self._ingest.stop)
         members = Membership(
@@ -117,11 +120,30 @@ class Mixer:
         )
         await members.start(self._connect, self._exit, now_s=now_s)
         self._membership = members
-        await self._start_api(listener, members, ledger, audit, AuditReader(lambda: bus.js))
+        watch = self._watch = JournalWatch(lake, audit)
+        members.presence.heard = watch.heard
+        self._exit.push_async_callback(watch.stop)
+        await self._start_api(listener, members, lake, audit, AuditReader(lambda: bus.js))
         for name, work in members.background().items():
             self._background(work, name)
         self._background(self._certificate.keep_fresh(self._reload_certificate), "server-certificate")
         self._background(self._trim_wal(bus, self._ingest), "wal-trim")
+        self._background(self._tidy(lake), "lake-tidy")
+
+    async def _open_lake(self) -> Lake:
+        lake = Lake(
+            open_storage(self._settings.lake_place),
+            self._keys.storage_key(LAKE_LABEL),
+            cluster=self._keys.cluster.name,
+            keep_days=self._settings.lake_keep_days,
+        )
+        self._exit.push_async_callback(lake.close)
+        await lake.open()
+        ledger = self._settings.data / "ledger.sqlite"
+        imported = await import_ledger(ledger, self._keys.storage_key(LEDGER_LABEL), lake)
+        if imported:
+            log.info("ledger_imported", batches=imported)
+        return lake
 
     async def _prepare(self) -> socket.socket:
         settings = self._settings
@@ -181,7 +203,7 @@ class Mixer:
         return bus
 
     async def _start_api(
-        self, listener: socket.socket, members: Membership, ledger: Ledger, audit: Audit, reader: AuditReader
+        self, listener: socket.socket, members: Membership, lake: Lake, audit: Audit, reader: AuditReader
     ) -> None:
         files, issuing = self._certificate.files, self._keys.issuing
         access = Access(
@@ -196,7 +218,7 @@ class Mixer:
                 enrollment=members.enrollment,
                 lifecycle=members.lifecycle,
                 registry=members.registry,
-                ledger=ledger,
+                lake=lake,
                 denials=members.denials,
                 enforcer=members.enforcer,
                 connections=members.connections,
@@ -242,8 +264,8 @@ class Mixer:
 
     def counters(self) -> Counters:
         """Return what was counted since the start."""
-        members, ingest = self._membership, self._ingest
-        if members is None or ingest is None:
+        members, ingest, watch = self._membership, self._ingest, self._watch
+        if members is None or ingest is None or watch is None:
             return Counters()
         return Counters(
             admitted=members.callout.admitted,
@@ -254,6 +276,7 @@ class Mixer:
             nats_restarts=self.nats.restarts if self.nats is not None else 0,
             wal_batches_committed=ingest.committed_batches,
             wal_batches_rejected=ingest.rejected_batches,
+            journal_alarms=ingest.alarms + watch.alarms,
         )
 
     def health(self) -> dict[str, Any]:
@@ -299,6 +322,11 @@ class Mixer:
                 await ingest.trim(bus.js)
             except StageboxError as error:
                 log.warning("wal_trim_failed", error=error.message)
+
+    async def _tidy(self, lake: Lake) -> None:
+        while True:
+            await asyncio.sleep(LIMITS.lake_tidy_s)
+            await lake.tidy()
 
     def _background(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)

@@ -18,7 +18,6 @@ from stagebox.cli.options import (
 
 if TYPE_CHECKING:
     from stagebox_mixer.app import Mixer
-    from stagebox_mixer.settings import MixerSettings
 
 app = typer.Typer(help="Run the control plane.", no_args_is_help=True, add_completion=False)
 
@@ -42,7 +41,7 @@ def run(
     directory: Annotated[
         Path | None, typer.Option("--dir", help="The mixer/ directory that keys gen-cluster made.")
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Registry, streams and ledger.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Registry, streams and lake.")] = None,
     name: Annotated[str | None, typer.Option(help="This mixer's name.")] = None,
     public_name: Annotated[
         list[str] | None,
@@ -69,6 +68,7 @@ def run(
     import datetime
 
     from stagebox_keys.mixer_keys import load_mixer_keys
+    from stagebox_mixer.cli_keys import key_passphrase
     from stagebox_mixer.settings import MixerSettings
 
     settings = settings_for(
@@ -92,36 +92,12 @@ def run(
     )
     keys = load_mixer_keys(
         settings.dir,
-        _passphrase(settings, passphrase_file, config or invocation(ctx).config),
+        key_passphrase(settings, passphrase_file, config or invocation(ctx).config),
         now=datetime.datetime.now(datetime.UTC),
     )
     from stagebox_mixer import app as mixer_app
 
     asyncio.run(mixer_app.run(settings, keys, on_ready=_announce))
-
-
-def _passphrase(settings: MixerSettings, flag: Path | None, config: Path | None) -> bytes | None:
-    from stagebox.config import load
-    from stagebox.errors import KeyFileError
-    from stagebox_keys import layout, passphrase
-    from stagebox_keys.settings import KeysSettings
-
-    if not settings.dir.is_dir():
-        raise KeyFileError(
-            f"there is no mixer directory {settings.dir}",
-            remedy="make one with `stagebox keys gen-cluster`, or name it with --dir",
-        )
-    if not (settings.dir / layout.CLUSTER_TOML).exists():
-        inside = settings.dir / layout.MIXER
-        raise KeyFileError(
-            f"{settings.dir} is not the mixer/ directory of a cluster: it has no {layout.CLUSTER_TOML}",
-            remedy=f"use --dir {inside}" if inside.is_dir() else "name the directory that gen-cluster made",
-        )
-    keys = load(KeysSettings, {"passphrase_file": flag}, config=config).settings
-    value = keys.passphrase.get_secret_value() if keys.passphrase is not None else None
-    return passphrase.to_open(
-        settings.dir / layout.AUTHORITY_KEY, keys.passphrase_file, value, file_first=flag is not None
-    )
 
 
 def _announce(mixer: Mixer) -> None:

@@ -94,7 +94,22 @@ class MixerLimits:
     ingest_retry_s: float = 0.5
     ingest_idle_consumer_s: float = 60.0
     ingest_digests_per_rack: int = 100_000
-    ingest_heads: int = 16_384  # journals whose chain head is kept in memory
+    ingest_journals_per_rack: int = 64  # a new one begins when a disk is replaced
+    ingest_alarm_again_s: float = 60.0  # of one rack for one reason; what comes between is counted
+    ingest_commit_s: float = 1.0  # batches that came meanwhile share one commit
+    ingest_commit_bytes: int = 16 << 20
+
+    # Lake
+    lake_manifest_bytes: int = 1 << 30
+    lake_snapshot_every: int = 256
+    lake_gaps: int = 256  # stretches of a journal that never came and are listed one by one
+    lake_tidy_s: float = 30.0
+    lake_sort_after_s: float = 300.0
+    lake_sort_bytes: int = 64 << 20
+    lake_file_min_bytes: int = 64 << 20
+    lake_file_max_bytes: int = 256 << 20
+    lake_merge_files: int = 8
+    lake_sweep_after_s: float = 600.0  # a removed file is still there for whoever reads it
 
     # Commands
     command_ttl_s: float = 30.0

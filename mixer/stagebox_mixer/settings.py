@@ -29,6 +29,13 @@ class MixerSettings(SectionSettings):
             description="newest deny list and audit head, not to be in a backup; by default beside data_dir"
         ),
     ] = None
+    lake: Annotated[
+        str | None,
+        Field(description="the lake: a directory or s3://bucket/prefix; by default lake/ in data_dir"),
+    ] = None
+    lake_keep_days: Annotated[
+        int, Field(ge=0, le=36500, description="records older than this go, but for legal holds; 0 keeps all")
+    ] = 0
     name: Annotated[str, Field(description="this mixer's name in logs and certificates")] = "mixer"
     public_names: Annotated[
         CommaList, Field(description="host names and addresses racks and people reach this mixer by")
@@ -59,6 +66,11 @@ class MixerSettings(SectionSettings):
     def data(self) -> Path:
         """The data directory in effect."""
         return self.data_dir if self.data_dir is not None else self.dir / "data"
+
+    @property
+    def lake_place(self) -> str:
+        """Where the lake is."""
+        return self.lake if self.lake is not None else str(self.data / "lake")
 
     @property
     def witness(self) -> Path:

@@ -132,6 +132,41 @@ class MixerApi:
         """Return a page of audit rows with sequences above ``after``."""
         return self._call("GET", "/api/v1/audit", params={"after": str(after), "limit": str(limit)})
 
+    def lake_kinds(self) -> list[str]:
+        """Return what kinds of record the lake holds."""
+        kinds = self._call("GET", "/api/v1/lake/kinds").get("kinds")
+        return [str(kind) for kind in kinds] if isinstance(kinds, list) else []
+
+    @contextmanager
+    def lake_records(
+        self, kind: str, *, rack: str = "", first: str = "", last: str = ""
+    ) -> Iterator[Iterator[bytes]]:
+        """Give the bytes of an Arrow IPC stream with every record of one kind; dates are UTC, YYYY-MM-DD, both in."""
+        params = {name: value for name, value in (("rack", rack), ("first", first), ("last", last)) if value}
+        path = f"/api/v1/lake/records/{_segment(kind)}"
+        with self._explained(), self._client.stream("GET", path, params=params) as response:
+            if not response.is_success:
+                response.read()
+                raise _refusal(self._url, response.status_code, _json(response))
+            yield response.iter_bytes()
+
+    def lake_holds(self) -> list[dict[str, Any]]:
+        """Return the legal holds in place."""
+        return self._list("/api/v1/lake/holds", "holds")
+
+    def lake_hold(
+        self, name: str, reason: str, *, rack: str = "", first: str = "", last: str = ""
+    ) -> dict[str, Any]:
+        """Put a legal hold in place."""
+        body: dict[str, object] = {"name": name, "reason": reason, "rack": rack, "first": first, "last": last}
+        return self._call("POST", "/api/v1/lake/holds", body)
+
+    def lake_release(self, name: str, reason: str = "") -> dict[str, Any]:
+        """Lift a legal hold."""
+        return self._call(
+            "DELETE", f"/api/v1/lake/holds/{_segment(name)}", params={"reason": reason} if reason else {}
+        )
+
     def _step(self, name: str, step: str, reason: str) -> dict[str, Any]:
         body: dict[str, object] = {"reason": reason} if reason else {}
         return self._call("POST", f"/api/v1/racks/{_segment(name)}/{step}", body)
@@ -152,10 +187,7 @@ class MixerApi:
     ) -> dict[str, Any]:
         with self._explained():
             response = self._client.request(method, path, json=body, params=params or None)
-        try:
-            answer = response.json() if len(response.content) <= _MAX_ANSWER_BYTES else None
-        except ValueError:
-            answer = None
+        answer = _json(response)
         if response.is_success and isinstance(answer, dict):
             return answer
         raise _refusal(self._url, response.status_code, answer)
@@ -203,6 +235,13 @@ class MixerApi:
             f"cannot reach the mixer at {self._url}: {reason}",
             remedy="start it with `stagebox mixer run`, or name another with --mixer",
         )
+
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return response.json() if len(response.content) <= _MAX_ANSWER_BYTES else None
+    except ValueError:
+        return None
 
 
 def _segment(value: str) -> str:

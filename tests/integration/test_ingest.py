@@ -1,9 +1,8 @@
-"""Ingest with a real stream and a real ledger: every authentic batch exactly once, nothing else at all."""
+"""Ingest with a real stream and a real lake: every authentic batch exactly once, nothing else at all."""
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,19 +10,23 @@ import pytest
 from nacl.signing import SigningKey
 
 from stagebox import subjects
-from stagebox.errors import StorageError
+from stagebox.errors import StorageError, VerificationError
 from stagebox.passport import PassportStatus
 from stagebox.records.checkpoint import FIRST_PREVIOUS, Checkpoint, StreamDigests
 from stagebox.records.digest import record_digest
-from stagebox.records.walbatch import WalBatch, WalRecord
-from stagebox_keys.storage import LEDGER_LABEL
+from stagebox.records.status import Status
+from stagebox.records.tombstone import Reason, Tombstone
+from stagebox.records.walbatch import WalRecord
 from stagebox_mixer import streams
-from stagebox_mixer.ingest import consumer
-from stagebox_mixer.ingest.ledger import Ledger, RackLedger
+from stagebox_mixer.ingest import batches
+from stagebox_mixer.lake.lake import Lake
+from stagebox_mixer.lake.state import JournalState, Missing, Position
+from stagebox_mixer.lake.storage import LocalStorage
 from stagebox_mixer.limits import LIMITS
 from stagebox_rack.state import RackIdentity
 from stagebox_rack.wal.jetstream import Outgoing, WalStream
 from support.cluster import Cluster, RunningMixer, running_mixer
+from support.lake import journals, lake_records
 from support.rackside import Journal, connected, rack_options, store, until
 
 RACK = "stage-left"
@@ -44,29 +47,15 @@ async def committed(mixer: RunningMixer, *, batches: int = 0, rejected: int = 0)
     await until(reached)
 
 
-def ledger(mixer: RunningMixer) -> Ledger:
-    key = mixer.cluster.keys.storage_key(LEDGER_LABEL)
-    return Ledger(mixer.settings.data / "ledger.sqlite", key)
-
-
-async def rows(mixer: RunningMixer, rack: str = RACK) -> list[RackLedger]:
-    reader = ledger(mixer)
-    try:
-        await reader.open()
-        return await reader.of_rack(rack)
-    finally:
-        await reader.close()
-
-
 async def contents(mixer: RunningMixer, journal: Journal) -> list[bytes]:
-    """Return the records' data in the ledger, in order."""
-    reader = ledger(mixer)
-    try:
-        await reader.open()
-        payloads = await reader.payloads(journal.rack, journal.journal)
-    finally:
-        await reader.close()
-    return [record.data for payload in payloads for record in WalBatch.decode(payload).records]
+    """Return the records' data in the lake, in order."""
+    found = await asyncio.to_thread(lake_records, mixer, journal.rack, journal.journal)
+    assert [seq for seq, _, _ in found] == sorted({seq for seq, _, _ in found})
+    return [data for _, _, data in found]
+
+
+async def rows(mixer: RunningMixer, rack: str = RACK) -> list[JournalState]:
+    return await asyncio.to_thread(journals, mixer, rack)
 
 
 async def test_batches_are_committed_in_order_with_their_chain(
@@ -188,7 +177,9 @@ async def test_a_fork_is_rejected_in_either_form(
         await store(bus, RACK, start.signed(b"another one"))  # the same number, other content
         await store(bus, RACK, start.signed(b"another two"))  # the next number, another past
     await committed(mixer, batches=1, rejected=2)
-    assert [row["reason"] for row in await mixer.audit_rows(action="wal_batch")] == ["fork"]
+    (row,) = await mixer.audit_rows(action="wal_fork")
+    assert (row["detail"]["first"], row["detail"]["last"]) == (1, 1)
+    await mixer.wait_audit(action="wal_batch", reason="fork")  # the second within a minute is counted only
     assert await contents(mixer, journal) == [b"one"]
 
 
@@ -249,23 +240,23 @@ async def test_a_restart_continues_where_it_stopped(cluster: Cluster, tmp_path: 
 
 
 class Trouble:
-    """Makes the ledger's commits fail, before or after they are durable, so many times."""
+    """Makes the lake's commits fail, before or after they are durable, so many times."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, times: int, *, durable: bool) -> None:
         self.left = times
         self.happened = asyncio.Event()
-        original = Ledger._commit
+        original = Lake._commit
 
-        def commit(target: Ledger, *arguments: object) -> None:
+        def commit(target: Lake, *arguments: object) -> None:
             if self.left == 0:
                 original(target, *arguments)  # type: ignore[arg-type]
                 return
             self.left -= 1
             if durable:
                 original(target, *arguments)  # type: ignore[arg-type]
-            raise sqlite3.OperationalError("database or disk is full")
+            raise StorageError("the disk is full")
 
-        monkeypatch.setattr(Ledger, "_commit", commit)
+        monkeypatch.setattr(Lake, "_commit", commit)
 
 
 @pytest.mark.parametrize("durable", [False, True], ids=["before it is durable", "after it is durable"])
@@ -302,7 +293,7 @@ async def test_a_registry_that_does_not_answer_rejects_nothing(
     async def rack_entry(name: str) -> object:
         nonlocal asked
         asked += 1
-        if asked == 2:  # in the middle of a fetch, after the first batch was prepared
+        if asked == 1:  # after the batches were fetched
             raise TimeoutError
         return await original(name)
 
@@ -314,7 +305,7 @@ async def test_a_registry_that_does_not_answer_rejects_nothing(
     mixer.mixer._ingest._stop.clear()
     await mixer.mixer._ingest.start()
     await committed(mixer, batches=3)
-    assert asked > 3
+    assert asked > 1
     assert await contents(mixer, journal) == [b"0", b"1", b"2"]
 
 
@@ -342,11 +333,11 @@ async def test_an_older_copy_of_the_stream_is_read_from_its_start(
         await store(bus, RACK, journal.signed(b"first"))
         await committed(mixer, batches=1)
         await mixer.mixer._ingest.stop()
-        with sqlite3.connect(mixer.settings.data / "ledger.sqlite") as db:
-            # As if the stream had been further when the ledger last read it.
-            db.execute("UPDATE meta SET value = 1000 WHERE key = 'stream_seq'")
-            db.execute("UPDATE journals SET stream_seq = 1000")
-        db.close()
+        # As if the stream had been further when the lake last read it.
+        lake = mixer.mixer._lake
+        assert lake is not None
+        held = lake.state().position
+        await lake.commit([], position=Position(held.stream_id, 1000))
         await store(bus, RACK, journal.signed(b"second"))
         mixer.mixer._ingest._stop.clear()
         await mixer.mixer._ingest.start()
@@ -386,15 +377,23 @@ async def test_a_backlog_in_one_atomic_batch_reaches_the_ledger(
 async def test_a_rack_that_names_ever_new_journals_does_not_fill_the_memory(
     mixer: RunningMixer, rack: RackIdentity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits = replace(LIMITS, ingest_heads=4)
-    monkeypatch.setattr(consumer, "LIMITS", limits)
+    monkeypatch.setattr(batches, "LIMITS", replace(LIMITS, ingest_journals_per_rack=4))
     async with connected(rack_options(rack)) as bus:
-        for _ in range(12):
+        for number in range(1, 13):
             await store(bus, RACK, Journal(RACK, rack.key).signed(b"x"))
-    await committed(mixer, batches=12)
+            await until_dealt_with(mixer, number)
     assert mixer.mixer._ingest is not None
-    assert len(mixer.mixer._ingest._heads) <= limits.ingest_heads
-    assert len(mixer.mixer._ingest._checks) == 1
+    assert len(mixer.mixer._ingest._desk._checks) == 1
+    assert len([row for row in await rows(mixer) if row.batches]) == 4
+    assert (await mixer.wait_audit(action="wal_batch", reason="journals"))["result"] == "refused"
+
+
+async def until_dealt_with(mixer: RunningMixer, messages: int) -> None:
+    async def reached() -> bool:
+        health = mixer.mixer.health()
+        return int(health["wal_batches_committed"]) + int(health["wal_batches_rejected"]) == messages
+
+    await until(reached, timeout=30)
 
 
 async def test_trimming_keeps_each_racks_last_batch_and_all_that_is_not_committed(
@@ -416,10 +415,10 @@ async def test_trimming_keeps_each_racks_last_batch_and_all_that_is_not_committe
             assert (await mixer.bus.js.get_msg(streams.WAL_STREAM, seq=sequence)).data
 
 
-# The ledger's file
+# The lake's files
 
 
-async def test_the_ledger_file_holds_no_plaintext_of_a_batch(
+async def test_no_file_of_the_lake_holds_plaintext_of_a_batch(
     mixer: RunningMixer, rack: RackIdentity, journal: Journal
 ) -> None:
     marker = b"PLAINTEXT-MARKER-0123456789"
@@ -427,45 +426,113 @@ async def test_the_ledger_file_holds_no_plaintext_of_a_batch(
         await store(bus, RACK, journal.signed(marker))
     await committed(mixer, batches=1)
     assert await contents(mixer, journal) == [marker]
-    files = list(mixer.settings.data.glob("ledger.sqlite*"))
-    assert len(files) > 1
+    files = [path for path in (mixer.settings.data / "lake").rglob("*") if path.is_file()]
+    assert len(files) > 2
     assert all(marker not in file.read_bytes() for file in files)
     stored = [path for path in (mixer.settings.data / "jetstream").rglob("*") if path.is_file()]
     assert any(path.suffix == ".blk" for path in stored)
     assert all(marker not in path.read_bytes() for path in stored)
 
 
-async def test_a_ledger_of_another_key_stops_the_mixer_with_a_clear_error(
+async def test_a_lake_of_another_key_stops_the_mixer_with_a_clear_error(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     (tmp_path / "data").mkdir()
-    foreign = Ledger(tmp_path / "data" / "ledger.sqlite", bytes(32))
+    foreign = Lake(LocalStorage(tmp_path / "data/lake"), bytes(32), cluster="other")
     await foreign.open()
+    await foreign.commit([], position=Position(1, 1))
     await foreign.close()
-    with pytest.raises(StorageError, match="written with another storage key"):
+    with pytest.raises(VerificationError, match="written with another storage key"):
         async with running_mixer(cluster, tmp_path / "data"):
             pass
 
 
-async def test_a_damaged_ledger_stops_the_mixer_and_is_not_replaced(cluster: Cluster, tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    path = tmp_path / "data" / "ledger.sqlite"
-    path.write_bytes(b"this is no database" * 1000)
-    with pytest.raises(StorageError, match="not a database"):
+async def test_a_second_writer_is_kept_out_of_a_lake(tmp_path: Path) -> None:
+    first, second = (Lake(LocalStorage(tmp_path / "lake"), bytes(32), cluster="c") for _ in range(2))
+    await first.open()
+    with pytest.raises(StorageError, match="in use by another mixer"):
+        await second.open()
+    await second.close()
+    await first.close()
+
+
+async def test_a_damaged_manifest_stops_the_mixer_and_is_not_replaced(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    path = tmp_path / "data/lake/manifest" / f"{1:020d}.cbor"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"this is no manifest" * 10)
+    with pytest.raises(VerificationError, match="does not open"):
         async with running_mixer(cluster, tmp_path / "data"):
             pass
-    assert path.read_bytes() == b"this is no database" * 1000
+    assert path.read_bytes() == b"this is no manifest" * 10
 
 
-async def test_an_altered_row_is_found_when_it_is_read(
+async def test_an_altered_file_is_found_when_it_is_read(
     mixer: RunningMixer, rack: RackIdentity, journal: Journal
 ) -> None:
     async with connected(rack_options(rack)) as bus:
         await store(bus, RACK, journal.signed(b"evidence"))
     await committed(mixer, batches=1)
-    with sqlite3.connect(mixer.settings.data / "ledger.sqlite") as db:
-        (sealed,) = db.execute("SELECT sealed FROM batches").fetchone()
-        db.execute("UPDATE batches SET sealed = ?", (sealed[:-1] + bytes([sealed[-1] ^ 1]),))
-    db.close()
-    with pytest.raises(StorageError, match="does not open"):
+    (arrival,) = (mixer.settings.data / "lake/arrivals").iterdir()
+    data = bytearray(arrival.read_bytes())
+    data[len(data) // 2] ^= 1
+    arrival.write_bytes(data)
+    with pytest.raises(VerificationError, match="was altered"):
         await contents(mixer, journal)
+
+
+async def test_a_rewound_rack_raises_an_alarm_that_names_the_records(
+    mixer: RunningMixer, rack: RackIdentity, journal: Journal
+) -> None:
+    async with connected(rack_options(rack)) as bus:
+        await store(bus, RACK, journal.signed(b"one"))
+        older = replace(journal)
+        await store(bus, RACK, journal.signed(b"two", b"three"))
+        await store(bus, RACK, journal.signed(b"four"))
+        await committed(mixer, batches=3)
+        await store(bus, RACK, older.signed(b"another two"))
+        row = await mixer.wait_audit(action="wal_rewind")
+    assert (row["subject"], row["detail"]["first"], row["detail"]["last"]) == (RACK, 2, 2)
+    await committed(mixer, batches=3, rejected=1)
+    assert await contents(mixer, journal) == [b"one", b"two", b"three", b"four"]
+    assert mixer.mixer.counters().journal_alarms == 1
+
+
+async def test_a_hole_raises_an_alarm_and_a_tombstone_explains_it(
+    mixer: RunningMixer, rack: RackIdentity, journal: Journal
+) -> None:
+    async with connected(rack_options(rack)) as bus:
+        await store(bus, RACK, journal.signed(b"one"))
+        journal.signed(b"lost", b"lost too")
+        await store(bus, RACK, journal.signed(b"four"))
+        row = await mixer.wait_audit(action="wal_gap")
+        assert (row["detail"]["first"], row["detail"]["last"]) == (2, 3)
+        await committed(mixer, batches=2)
+        assert (await rows(mixer))[0].gaps == (Missing(2, 3),)
+        grave = Tombstone(
+            RACK, journal.journal, 2, 3, bytes(32), bytes(32), bytes(32), False, Reason.QUOTA, 1
+        )
+        await store(bus, RACK, journal.signed(grave.sign(rack.key), kind="tombstone"))
+        await committed(mixer, batches=3)
+    assert (await rows(mixer))[0].gaps == (Missing(2, 3, explained=True),)
+
+
+async def test_a_journal_that_says_less_than_before_raises_an_alarm(
+    mixer: RunningMixer, rack: RackIdentity, journal: Journal
+) -> None:
+    def status(seq: int, name: bytes, committed_to: int) -> bytes:
+        body = {"wal": {"journal": name.hex(), "committed": committed_to}}
+        return Status(seq, bytes(16), 1, "running", body).encode()
+
+    async with connected(rack_options(rack)) as bus:
+        for seq, committed_to in enumerate((100, 120, 119, 119), 1):
+            bus.publish(subjects.status(RACK), status(seq, journal.journal, committed_to))
+        await bus.flush()
+        row = await mixer.wait_audit(action="wal_shortened")
+        assert (row["detail"]["first"], row["detail"]["last"]) == (120, 120)
+        bus.publish(subjects.status(RACK), status(5, bytes(16), 1))
+        await bus.flush()
+        row = await mixer.wait_audit(action="wal_replaced")
+        assert (row["detail"]["first"], row["detail"]["last"]) == (1, 120)
+    assert mixer.mixer.counters().journal_alarms == 2

@@ -161,12 +161,12 @@ async def test_a_mixer_that_cannot_start_leaves_nothing_running(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from stagebox.errors import StorageError
-    from stagebox_mixer.ingest.ledger import Ledger
+    from stagebox_mixer.lake.lake import Lake
 
-    async def broken(_ledger: Ledger) -> None:
+    async def broken(_lake: Lake) -> None:
         raise StorageError("the disk is gone")
 
-    monkeypatch.setattr(Ledger, "open", broken)
+    monkeypatch.setattr(Lake, "open", broken)
     with pytest.raises(StorageError, match="the disk is gone"):
         async with running_mixer(cluster, tmp_path / "data"):
             pass

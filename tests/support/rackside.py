@@ -139,10 +139,10 @@ class Journal:
     next: int = 1
     previous: bytes = FIRST_PREVIOUS
 
-    def batch(self, *payloads: bytes, subject: str | None = None) -> WalBatch:
+    def batch(self, *payloads: bytes, subject: str | None = None, kind: str = "event") -> WalBatch:
         """Return the next batch and advance the chain."""
-        at = subject if subject is not None else f"rack.{self.rack}.event"
-        records = tuple(WalRecord("event", time.time_ns(), at, data) for data in payloads)
+        at = subject if subject is not None else f"rack.{self.rack}.{kind}"
+        records = tuple(WalRecord(kind, time.time_ns(), at, data) for data in payloads)
         return self.of(*records)
 
     def of(self, *records: WalRecord) -> WalBatch:
@@ -151,9 +151,9 @@ class Journal:
         self.next, self.previous = made.last + 1, made.digest()
         return made
 
-    def signed(self, *payloads: bytes) -> bytes:
+    def signed(self, *payloads: bytes, kind: str = "event") -> bytes:
         """Return the wire form of the next batch."""
-        return self.batch(*payloads).sign(self.key)
+        return self.batch(*payloads, kind=kind).sign(self.key)
 
 
 async def store(bus: BusClient, rack: str, data: bytes) -> int:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from stagebox_mixer.api import audit, denied, intake, listening, metrics, problems, public, racks, tokens
+from stagebox_mixer.api import (
+    audit,
+    denied,
+    intake,
+    lake,
+    listening,
+    metrics,
+    problems,
+    public,
+    racks,
+    tokens,
+)
 from stagebox_mixer.api.services import Services
 
 
@@ -13,6 +24,6 @@ def make_app(services: Services) -> FastAPI:
     app = FastAPI(title="Stagebox mixer", version="1", docs_url=None, redoc_url=None)
     intake.install(app, services.audit)
     problems.install(app)
-    for part in (public, tokens, racks, listening, denied, audit, metrics):
+    for part in (public, tokens, racks, listening, lake, denied, audit, metrics):
         part.add_routes(app, services)
     return app

@@ -70,3 +70,13 @@ class DenyRequest(_Body):
     kind: str = Field(max_length=16)
     value: str = Field(max_length=128)
     reason: Reason = Field(min_length=1)
+
+
+class HoldRequest(_Body):
+    """``POST /api/v1/lake/holds``: every rack if ``rack`` is empty, every date if ``first`` and ``last`` are."""
+
+    name: str = Field(max_length=SHARED.max_name_chars)
+    rack: str = Field(default="", max_length=SHARED.max_name_chars)
+    first: str = Field(default="", max_length=10)
+    last: str = Field(default="", max_length=10)
+    reason: Reason = Field(min_length=1)

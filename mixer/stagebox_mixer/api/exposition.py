@@ -33,8 +33,12 @@ _COUNTED = {
     "renewals_refused": ("stagebox_renewals_refused", "Renewals refused"),
     "grace_renewals": ("stagebox_grace_renewals", "Renewals granted after the certificate's end"),
     "nats_restarts": ("stagebox_nats_restarts", "Times nats-server had to be started again"),
-    "wal_batches_committed": ("stagebox_wal_batches_committed", "Journal batches committed to the ledger"),
+    "wal_batches_committed": ("stagebox_wal_batches_committed", "Journal batches committed to the lake"),
     "wal_batches_rejected": ("stagebox_wal_batches_rejected", "Journal batches that did not verify"),
+    "journal_alarms": (
+        "stagebox_journal_alarms",
+        "Journals that forked, rewound, lost records or said less than before",
+    ),
 }
 
 

@@ -101,6 +101,9 @@ class AuditReader(Protocol):
 class Audit(Protocol):
     """Writes rows (``audit.Audit``)."""
 
+    async def record(self, row: Row) -> int:
+        """Record a row durably; return its sequence."""
+
     def refused(self, row: Row) -> None:
         """Record a refusal; floods are folded into counts."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from stagebox.control.denylist import Denied, DenyList
 from stagebox_mixer.denial.record import Note, note_key
-from stagebox_mixer.ingest.ledger import RackLedger
+from stagebox_mixer.lake.state import JournalState
 from stagebox_mixer.presence.roll import Presence
 from stagebox_mixer.registry.model import PendingIssue, RackEntry
 
@@ -108,8 +108,8 @@ def json_value(value: Any, depth: int = 8) -> Any:
     return None
 
 
-def journal_view(row: RackLedger) -> dict[str, Any]:
-    """Return what the ledger has of one journal."""
+def journal_view(row: JournalState) -> dict[str, Any]:
+    """Return what the lake has of one journal."""
     return {
         "journal": row.journal.hex(),
         "last": row.last,

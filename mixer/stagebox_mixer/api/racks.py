@@ -88,7 +88,7 @@ def _reading(app: FastAPI, services: Services) -> None:
         entry = await services.registry.rack(name)
         if entry is None:
             raise _unknown(name)
-        journals = await services.ledger.of_rack(name)
+        journals = services.lake.of_rack(name)
         return {
             **await _view(services, entry),
             "connected": await _connected(services, name),

@@ -19,7 +19,7 @@ from stagebox_mixer.api.ports import (
     Presences,
 )
 from stagebox_mixer.enrollment.service import EnrollmentService
-from stagebox_mixer.ingest.ledger import Ledger
+from stagebox_mixer.lake.lake import Lake
 from stagebox_mixer.registry.store import Registry
 
 
@@ -35,6 +35,7 @@ class Counters:
     nats_restarts: int = 0
     wal_batches_committed: int = 0
     wal_batches_rejected: int = 0
+    journal_alarms: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class Services:
     enrollment: EnrollmentService
     lifecycle: Lifecycle
     registry: Registry
-    ledger: Ledger
+    lake: Lake
     denials: Denials
     enforcer: Enforcement
     connections: Connections

@@ -19,32 +19,31 @@ from stagebox.errors import DecodeError, StageboxError, VerificationError
 from stagebox.limits import LIMITS as SHARED
 from stagebox.records.checkpoint import Checkpoint
 from stagebox.records.digest import record_digest
-from stagebox.records.walbatch import FIRST_PREVIOUS, FIRST_SEQUENCE, WalBatch, WalRecord, payload_digest
+from stagebox.records.walbatch import WalBatch, WalRecord, payload_digest
 from stagebox.subjects import Kind
+from stagebox_mixer.lake.state import ChainHead
 
 
 class BatchRejected(VerificationError):
-    """A batch does not prove what it claims; ``code`` goes to the audit."""
+    """A batch does not prove what it claims; ``code`` goes to the audit.
 
-    def __init__(self, code: str, message: str) -> None:
+    ``records`` are (first, last) of an authentic batch that contradicts what is committed: a reason for alarm.
+    """
+
+    def __init__(self, code: str, message: str, records: tuple[int, int] | None = None) -> None:
         super().__init__(message)
         self.code = code
-
-
-@dataclass(frozen=True)
-class ChainHead:
-    """Where a journal's committed chain ends."""
-
-    last: int = FIRST_SEQUENCE - 1
-    digest: bytes = FIRST_PREVIOUS
+        self.records = records
 
 
 @dataclass(frozen=True)
 class VerifiedBatch:
-    """A batch whose signature verified, with the payload exactly as signed."""
+    """A batch whose signature by ``key`` verified, with the payload exactly as signed."""
 
     batch: WalBatch
     payload: bytes
+    signature: bytes
+    key: bytes
 
     @property
     def head(self) -> ChainHead:
@@ -59,7 +58,8 @@ def open_batch(data: bytes, *, rack: str, keys: Sequence[bytes]) -> VerifiedBatc
         BatchRejected: malformed, not signed by a key of this rack, or in another rack's name.
     """
     try:
-        payload = envelope.open_by_any(envelope.DOMAIN_WAL, data, keys)
+        payload, signature = envelope.split(data)
+        key = _signer(payload, signature, keys)
         batch = WalBatch.decode(payload)
     except DecodeError as error:
         raise BatchRejected("malformed", error.message) from None
@@ -67,7 +67,18 @@ def open_batch(data: bytes, *, rack: str, keys: Sequence[bytes]) -> VerifiedBatc
         raise BatchRejected("signature", error.message) from None
     if batch.rack != rack:
         raise BatchRejected("other_rack", f"a batch of rack {batch.rack!r} on the subject of {rack!r}")
-    return VerifiedBatch(batch, payload)
+    return VerifiedBatch(batch, payload, signature, key)
+
+
+def _signer(payload: bytes, signature: bytes, keys: Sequence[bytes]) -> bytes:
+    for key in keys[:-1]:
+        try:
+            envelope.verify(envelope.DOMAIN_WAL, payload, signature, key)
+        except VerificationError:
+            continue
+        return key
+    envelope.verify(envelope.DOMAIN_WAL, payload, signature, keys[-1])
+    return keys[-1]
 
 
 class Continuation(enum.Enum):
@@ -87,17 +98,25 @@ def continues(head: ChainHead, verified: VerifiedBatch) -> Continuation:
     batch = verified.batch
     if batch.last <= head.last:
         if batch.last == head.last and verified.head.digest != head.digest:
-            raise BatchRejected("fork", f"records up to {batch.last} differ from what is committed")
+            raise BatchRejected(
+                "fork", f"records up to {batch.last} differ from what is committed", (batch.first, batch.last)
+            )
         return Continuation.COMMITTED
     if batch.first <= head.last:
         raise BatchRejected(
-            "overlap", f"the batch starts at {batch.first}, the committed journal ends at {head.last}"
+            "overlap",
+            f"the batch starts at {batch.first}, the committed journal ends at {head.last}",
+            (batch.first, head.last),
         )
     if batch.first > head.last + 1:
         # What the batch names as the one before it is not here to compare with; the signature stands.
         return Continuation.AFTER_GAP
     if batch.previous != head.digest:
-        raise BatchRejected("fork", f"the batch from {batch.first} does not continue the committed chain")
+        raise BatchRejected(
+            "fork",
+            f"the batch from {batch.first} does not continue the committed chain",
+            (batch.first, batch.last),
+        )
     return Continuation.NEXT
 
 

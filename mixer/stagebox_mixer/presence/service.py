@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 
 class PresenceService:
-    """``bus`` is a connection of ``credentials.live_user``."""
+    """``bus`` is a connection of ``credentials.live_user``; ``heard`` gets every heartbeat."""
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class PresenceService:
         self._limits = limits
         self._roll = Roll(now(), limits)
         self._subscription: Subscription | None = None
+        self.heard: Callable[[str, Status], None] = lambda rack, status: None
         self.malformed = 0
         self.transitions: Counter[PresenceState] = Counter()
 
@@ -86,6 +87,7 @@ class PresenceService:
             rack,
             Heartbeat(status.state, status.body, status.time_ns, status.boot, self._now(), self._wall_ns()),
         )
+        self.heard(rack, status)
 
     def of(self, rack: str) -> Presence:
         """Whether ``rack`` is there now."""

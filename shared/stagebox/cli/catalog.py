@@ -8,6 +8,7 @@ ONE_LINERS = {
     "audit": "Read the audit, and verify that nobody changed it.",
     "config": "Show the effective configuration and where it comes from.",
     "keys": "Make and inspect a cluster's keys and certificates (works offline).",
+    "lake": "Ask the lake of committed records: list, query, export, verify.",
     "listen": "Listen to a rack: play, record or just watch a monitor bus.",
     "meters": "Show the meters of any number of racks in the terminal.",
     "mixer": "Run the control plane.",

@@ -127,7 +127,7 @@ class Parts:
         beat = Heartbeat("running", {"version": "0.1.0", "odd": b"x"}, 5, BOOT, 1.0, 7)
         return Presence(PresenceState.STALE, 17.5, beat)
 
-    # Registry and ledger
+    # Registry and lake
 
     async def rack(self, name: str) -> RackEntry | None:
         return self.racks.get(check_name("rack", name))
@@ -135,7 +135,7 @@ class Parts:
     async def all_racks(self) -> list[RackEntry]:
         return list(self.racks.values())
 
-    async def of_rack(self, name: str) -> list[object]:
+    def of_rack(self, name: str) -> list[object]:
         return []
 
     # Lifecycle and enrollment
@@ -238,6 +238,10 @@ class Parts:
         self.did.append(("command", rack, verb, actor))
         return self.ack()
 
+    async def record(self, row: Row) -> int:
+        self.rows.append(row)
+        return len(self.rows)
+
     def refused(self, row: Row) -> None:
         self.rows.append(row)
 
@@ -292,7 +296,7 @@ def api(parts: Parts, cluster: Cluster) -> Iterator[Api]:
         enrollment=any_parts,
         lifecycle=parts,
         registry=any_parts,
-        ledger=any_parts,
+        lake=any_parts,
         denials=parts,
         enforcer=parts,
         connections=parts,

@@ -17,13 +17,13 @@ from stagebox.records.digest import record_digest
 from stagebox.records.walbatch import WalBatch, WalRecord
 from stagebox_mixer.ingest.verification import (
     BatchRejected,
-    ChainHead,
     CheckpointAudit,
     Continuation,
     VerifiedBatch,
     continues,
     open_batch,
 )
+from stagebox_mixer.lake.state import ChainHead
 from stagebox_mixer.registry.model import PendingIssue, RackEntry
 from support.rackside import Journal
 
