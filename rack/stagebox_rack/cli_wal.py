@@ -1,4 +1,4 @@
-"""``stagebox rack wal``: what the rack's journal holds, whether it proves itself whole, and its records."""
+"""``stagebox rack wal``: what the rack's journal holds, whether it proves itself whole, its records, its key."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -29,6 +29,8 @@ stagebox rack wal ls --state-dir /var/lib/stagebox
 stagebox rack wal verify --state-dir /var/lib/stagebox --json
 
 stagebox rack wal export --state-dir /var/lib/stagebox --out records.parquet
+
+stagebox rack wal rekey --state-dir /var/lib/stagebox
 """
 
 
@@ -106,6 +108,40 @@ def export_command(
         typer.echo(f"{report.records} records ({report.first}-{report.last}) written to {out}")
         for problem in report.problems:
             typer.echo(f"left out: {problem}", err=True)
+
+
+@app.command("rekey", epilog=_EXAMPLES)
+def rekey_command(
+    ctx: typer.Context,
+    state_dir: StateDirOption = None,
+    protection: Annotated[
+        Literal["auto", "file", "credential", "tpm2"],
+        typer.Option(help="What protects the keys; auto: a credential, else a TPM, else the file's mode."),
+    ] = "auto",
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give the journal a new key, or finish that; its records stay as they are. The rack must not run."""
+    from stagebox_rack.wal.kek_protection import Protection
+    from stagebox_rack.wal.rotation import rotate
+
+    paths = _paths(ctx, state_dir, config)
+    public, earlier = _rack_keys(paths)
+    done = rotate(paths.wal, public, earlier, protection=Protection(protection))
+    if as_json:
+        typer.echo(json.dumps(asdict(done)))
+        return
+    what = "new journal key" if done.created else "journal key"
+    dropped = f", dropped {', '.join(map(str, done.dropped))}" if done.dropped else ""
+    typer.echo(
+        f"{what} version {done.version} ({done.protection}): {done.rewrapped} segments rewrapped{dropped}"
+    )
+    for version, names in done.held.items():
+        typer.echo(
+            f"version {version} is still needed by {len(names)} files ({names[0]} …): run the rack until its hot "
+            "files are sealed, then call this again; what is in quarantine keeps it until moved away",
+            err=True,
+        )
 
 
 def _paths(ctx: typer.Context, state_dir: Path | None, config: Path | None) -> StatePaths:

@@ -91,6 +91,11 @@ class RackLimits:
     wal_seal_rows: int = 2048  # records turned into one column chunk at a time
     wal_export_rows: int = 65_536
     wal_key_file_bytes: int = 1 << 10
+    wal_kek_file_bytes: int = 64 << 10
+    wal_kek_versions: int = 16  # held at once; an older one goes when nothing uses it
+    wal_credential_bytes: int = 1 << 20  # systemd's own limit
+    wal_tpm_blob_bytes: int = 16 << 10
+    wal_tpm_timeout: float = 30.0
     wal_quota_bytes: int = 4 << 30
     wal_grace: float = 86_400.0  # acknowledged segments are kept this long, if the quota lets them
     wal_age: float = 90 * 86_400.0  # what the mixer never had goes after this, with a tombstone

@@ -35,16 +35,17 @@ class Mark:
 def encode_slot(mark: Mark, counter: int, keyring: Keyring) -> bytes:
     """Return one slot: body, keyed BLAKE3, zeros; 4096 bytes."""
     body = _BODY.pack(MAGIC, keyring.version, counter, mark.sequence, mark.digest, mark.chain, mark.file_id)
-    return (body + keyring.mark_tag(body)).ljust(SLOT_BYTES, b"\0")
+    tag = keyring.mark_tag(body, keyring.version) or b""
+    return (body + tag).ljust(SLOT_BYTES, b"\0")
 
 
 def decode_slot(slot: bytes, keyring: Keyring) -> tuple[int, Mark] | None:
-    """Return (counter, mark), or None for a slot that is empty, torn or not ours."""
+    """Return (counter, mark), or None for a slot that is empty, torn or under no KEK held."""
     body, tag = slot[: _BODY.size], slot[_BODY.size : _BODY.size + TAG_BYTES]
-    if len(body) < _BODY.size or tag != keyring.mark_tag(body):
+    if len(body) < _BODY.size:
         return None
     magic, version, counter, sequence, digest, chain, file_id = _BODY.unpack(body)
-    if magic != MAGIC or version != keyring.version:
+    if magic != MAGIC or tag != keyring.mark_tag(body, version):
         return None
     return counter, Mark(sequence, digest, chain, file_id)
 

@@ -12,6 +12,7 @@ from stagebox.errors import DecodeError, KeyFileError, VerificationError
 from stagebox_rack.wal.acknowledged import load_cursor
 from stagebox_rack.wal.disk import Disk
 from stagebox_rack.wal.events import JournalEvent
+from stagebox_rack.wal.kek_protection import Protection
 from stagebox_rack.wal.keyring import Keyring, create_keyring, load_keyring
 from stagebox_rack.wal.layout import Layout, Lock
 from stagebox_rack.wal.mark import MarkFile
@@ -32,11 +33,18 @@ class Opened:
 
 
 def open_directory(
-    directory: Path, rack: str, public: bytes, disk: Disk, earlier: Collection[bytes] = ()
+    directory: Path,
+    rack: str,
+    public: bytes,
+    disk: Disk,
+    earlier: Collection[bytes] = (),
+    *,
+    protection: Protection = Protection.AUTO,
 ) -> Opened:
     """Lock and recover the journal in ``directory``, which is made if missing.
 
-    ``earlier`` are the keys this rack proved to have had before ``public``.
+    ``earlier`` are the keys this rack proved to have had before ``public``; ``protection`` is for the key file of a
+    new journal.
 
     Raises:
         StorageError: another process has it, or the disk refuses.
@@ -48,7 +56,7 @@ def open_directory(
     lock = Lock(directory / "lock")
     lock.acquire()
     try:
-        keyring = _keyring(layout, public, earlier)
+        keyring = _keyring(layout, public, earlier, protection)
         mark_file = MarkFile(layout.mark, keyring, disk)
         recovered = recover(layout, keyring, mark_file.load(), rack=rack, public=public, earlier=earlier)
         events = list(recovered.events)
@@ -63,7 +71,7 @@ def open_directory(
     return Opened(layout, lock, keyring, mark_file, recovered, acknowledged, tuple(events))
 
 
-def _keyring(layout: Layout, public: bytes, earlier: Collection[bytes]) -> Keyring:
+def _keyring(layout: Layout, public: bytes, earlier: Collection[bytes], protection: Protection) -> Keyring:
     if layout.kek.exists():
         keyring = load_keyring(layout.kek)
         if keyring.rack_public != public and keyring.rack_public not in earlier:
@@ -78,4 +86,4 @@ def _keyring(layout: Layout, public: bytes, earlier: Collection[bytes]) -> Keyri
             f"the journal key {layout.kek} is missing but its journal is there",
             remedy=f"put the key back from its backup, or move {layout.root} away to start a new journal",
         )
-    return create_keyring(layout.kek, uuid6.uuid7().bytes, public)
+    return create_keyring(layout.kek, uuid6.uuid7().bytes, public, protection=protection)

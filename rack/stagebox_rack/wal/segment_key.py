@@ -27,12 +27,11 @@ def encode_key(keyring: Keyring, wrapped: bytes) -> bytes:
     return cbor.encode({"Version": _VERSION, "KekVersion": keyring.version, "WrappedDek": wrapped})
 
 
-def open_key(data: bytes, keyring: Keyring, context: bytes, where: str) -> bytes:
-    """Return the data key held by a ``.key`` file.
+def decode_key(data: bytes) -> tuple[int, bytes]:
+    """Return (KEK version, wrapped key) of a ``.key`` file.
 
     Raises:
         DecodeError: malformed or of an unknown version.
-        VerificationError: another KEK, another segment, or altered.
     """
     what = "segment key file"
     fields = cbor.expect_map(cbor.decode_canonical(data, max_bytes=LIMITS.wal_key_file_bytes), what)
@@ -40,5 +39,15 @@ def open_key(data: bytes, keyring: Keyring, context: bytes, where: str) -> bytes
     if version != _VERSION:
         raise DecodeError(f"{what} has version {version}, this software understands {_VERSION}")
     kek_version = cbor.take_uint(fields, "KekVersion", what, bits=32)
-    wrapped = cbor.take_bytes(fields, "WrappedDek", what, length=WRAPPED_BYTES)
+    return kek_version, cbor.take_bytes(fields, "WrappedDek", what, length=WRAPPED_BYTES)
+
+
+def open_key(data: bytes, keyring: Keyring, context: bytes, where: str) -> bytes:
+    """Return the data key held by a ``.key`` file.
+
+    Raises:
+        DecodeError: malformed or of an unknown version.
+        VerificationError: another KEK, another segment, or altered.
+    """
+    kek_version, wrapped = decode_key(data)
     return keyring.unwrap(wrapped, context, version=kek_version, where=where)

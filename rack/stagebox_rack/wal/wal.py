@@ -30,6 +30,7 @@ from stagebox_rack.wal.hotfile import HotSpan
 from stagebox_rack.wal.importance import importance
 from stagebox_rack.wal.journal import FULL, Edges, Journal
 from stagebox_rack.wal.journal_format import CommittedBatch
+from stagebox_rack.wal.kek_protection import Protection
 from stagebox_rack.wal.opening import Opened, open_directory
 from stagebox_rack.wal.recovery import Recovered
 from stagebox_rack.wal.retention import Quota, evictions
@@ -122,11 +123,13 @@ class Wal:
         clock: Callable[[], float] = time.monotonic,
         clock_quality: Callable[[], str] = lambda: "unknown",
         journal_seals: bool = True,
+        key_protection: Protection = Protection.AUTO,
     ) -> Self:
         """Open the journal in ``directory`` (made if missing), recover it and start its writer.
 
         ``earlier``: the keys this rack had before; ``clock_quality`` says what seals say of the clock;
-        ``journal_seals`` makes each seal a record too, so that the mixer gets it.
+        ``journal_seals`` makes each seal a record too, so that the mixer gets it;
+        ``key_protection`` is for the key file of a new journal.
 
         Raises:
             StorageError: another process has it, or the disk refuses.
@@ -135,7 +138,9 @@ class Wal:
         """
         disk = disk or Disk()
         public = bytes(signing_key.verify_key)
-        opened = await asyncio.to_thread(open_directory, directory, rack, public, disk, earlier)
+        opened = await asyncio.to_thread(
+            open_directory, directory, rack, public, disk, earlier, protection=key_protection
+        )
         wal = cls(
             opened,
             rack=rack,

@@ -13,8 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
 from nacl.signing import SigningKey
 
+from stagebox import cbor
 from stagebox.records.event import Event
 from stagebox.records.meter import MeterFrame, ProgrammeLevels, levels
 from stagebox.records.seal import NO_SEAL
@@ -81,6 +83,14 @@ def batches() -> list[WalBatch]:
     return made
 
 
+def _first_key_file() -> bytes:
+    """Return the key file in its version 1, which is still read."""
+    public = bytes(SIGNING_KEY.verify_key)
+    named = b"stagebox.wal.kek.v1\0" + (1).to_bytes(4, "big") + KEK + JOURNAL + public
+    fields = {"Version": 1, "KekVersion": 1, "Kek": KEK, "Journal": JOURNAL, "RackPublic": public}
+    return cbor.encode({**fields, "Check": blake3(named).digest()[:8]})
+
+
 def make(directory: Path) -> None:
     """Write every vector into ``directory``."""
     core = fmt.header_core(RACK, JOURNAL, 1, FIRST_PREVIOUS, BOOT, FILE_ID, previous_seal=NO_SEAL)
@@ -96,7 +106,7 @@ def make(directory: Path) -> None:
         chains.append(chain)
     last = batches()[-1]
     mark = Mark(last.last, last.digest(), chain, FILE_ID)
-    directory.joinpath("kek.key").write_bytes(RING.encode())
+    directory.joinpath("kek.key").write_bytes(_first_key_file())
     directory.joinpath("clean.hot").write_bytes(data + bytes(256))
     directory.joinpath("torn.hot").write_bytes(data + b"SBF1" + bytes(range(1, 61)) + bytes(192))
     directory.joinpath("mark").write_bytes(bytes(fmt.BLOCK_BYTES) + encode_slot(mark, 1, RING))

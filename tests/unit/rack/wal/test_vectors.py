@@ -14,6 +14,7 @@ import pytest
 from blake3 import blake3
 
 from stagebox_rack.wal.journal_format import decode_header, scan
+from stagebox_rack.wal.kek_protection import Keeper
 from stagebox_rack.wal.keyring import decode_key_file, load_keyring
 from stagebox_rack.wal.segment import read_segment
 from support import wal_reader
@@ -73,7 +74,9 @@ def test_our_own_reader_reads_the_hot_file_vectors(version: str, name: str) -> N
     data = (VECTORS / version / name).read_bytes()
     header = decode_header(data)
     found = scan(
-        data, header, header.unwrap(decode_key_file((VECTORS / version / "kek.key").read_bytes()), name)
+        data,
+        header,
+        header.unwrap(decode_key_file((VECTORS / version / "kek.key").read_bytes(), Keeper()), name),
     )
     assert [frame.batch.payload.hex() for frame in found.frames] == [
         b["payload"] for b in expected["batches"]
