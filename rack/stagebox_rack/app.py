@@ -37,7 +37,7 @@ from stagebox_rack.host import HostSampler
 from stagebox_rack.identity import succession
 from stagebox_rack.identity.store import Held, IdentityStore
 from stagebox_rack.identity.takeover import Takeover
-from stagebox_rack.limits import LIMITS
+from stagebox_rack.limits import LIMITS, RackLimits
 from stagebox_rack.monitor.service import MonitorService
 from stagebox_rack.publisher import Publisher
 from stagebox_rack.settings import RackSettings
@@ -53,6 +53,15 @@ _STATES = {
     PassportStatus.PENDING: "pending",
     PassportStatus.SUSPENDED: "suspended",
 }
+
+
+def _journal_limits(settings: RackSettings) -> RackLimits:
+    return replace(
+        LIMITS,
+        wal_quota_bytes=settings.wal_quota_mib << 20,
+        wal_grace=settings.wal_grace_hours * 3600,
+        wal_commit_window=settings.wal_commit_ms / 1000,
+    )
 
 
 class Rack:
@@ -161,7 +170,8 @@ class Rack:
             signing_key=identity.key,
             earlier=earlier,
             boot=self._boot,
-            limits=replace(LIMITS, wal_quota_bytes=self._settings.wal_quota_mib << 20),
+            limits=_journal_limits(self._settings),
+            key_protection=self._settings.wal_key_protection,
             on_event=self._on_journal_event,
             clock_quality=clock_quality,
         )

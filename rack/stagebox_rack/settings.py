@@ -12,6 +12,7 @@ from pydantic_settings import NoDecode
 from stagebox.config.section import CommaList, SectionSettings, UserPath
 from stagebox_rack.audio_settings import BusSettings, ChannelSettings, ConditionsSettings, ProgrammeSettings
 from stagebox_rack.limits import LIMITS
+from stagebox_rack.wal.kek_protection import Protection
 
 
 def _argv(value: object) -> object:
@@ -80,8 +81,22 @@ class RackSettings(SectionSettings):
         float, Field(ge=1, le=300, description="seconds between status records")
     ] = 5.0
     wal_quota_mib: Annotated[
-        int, Field(ge=64, description="acknowledged journal data beyond this may be evicted, MiB")
+        int,
+        Field(ge=64, description="MiB the journal may take; beyond it the oldest acknowledged goes first"),
     ] = LIMITS.wal_quota_bytes >> 20
+    wal_grace_hours: Annotated[
+        float,
+        Field(ge=0, le=24 * 366, description="hours the journal keeps what the mixer has, if it has room"),
+    ] = LIMITS.wal_grace / 3600
+    wal_commit_ms: Annotated[
+        float, Field(ge=1, le=1000, description="milliseconds of records made durable together")
+    ] = LIMITS.wal_commit_window * 1000
+    wal_key_protection: Annotated[
+        Protection,
+        Field(
+            description="a new journal's key: file, credential (systemd), tpm2, or auto for the best there is"
+        ),
+    ] = Protection.AUTO
     mixer_url: Annotated[
         str | None, Field(description="API of a mixer for renewal over HTTPS, instead of the enrolled one")
     ] = None
