@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from stagebox.columns.table import records_of_kind
+from stagebox.records.walbatch import WalRecord
 from stagebox_keys.storage import LAKE_LABEL
+from stagebox_mixer.lake.lake import Commit
 from stagebox_mixer.lake.reading import LakeReader, Span, open_reader
-from stagebox_mixer.lake.state import BATCHES, JournalState
+from stagebox_mixer.lake.state import BATCHES, ChainHead, JournalState
 from stagebox_mixer.lake.storage import LocalStorage
 from support.cluster import Cluster, RunningMixer
+from support.rackside import Journal
 
 LakeRecord = tuple[int, str, bytes]
 """(sequence, kind, data)."""
@@ -46,3 +49,21 @@ def journals(mixer: RunningMixer, rack: str) -> list[JournalState]:
     """Return what a running mixer has committed of a rack's journals, as its manifests say."""
     state = open_lake(mixer.cluster, mixer.settings.data).state
     return [journal for (name, _), journal in sorted(state.journals.items()) if name == rack]
+
+
+def commit(journal: Journal, *records: WalRecord, seq: int = 1) -> Commit:
+    """Return the next batch of a journal as the ingest gives it to the lake."""
+    batch = journal.of(*records)
+    signed = batch.sign(journal.key)
+    return Commit(
+        rack=journal.rack,
+        journal=journal.journal,
+        first=batch.first,
+        head=ChainHead(batch.last, batch.digest()),
+        payload=batch.encode(),
+        signature=signed[-64:],
+        key=bytes(journal.key.verify_key),
+        stream_seq=seq,
+        checkpoints=0,
+        proved=0,
+    )

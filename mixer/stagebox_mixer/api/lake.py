@@ -42,7 +42,8 @@ def add_routes(app: FastAPI, services: Services) -> None:
         """Stream every record of one kind, with its typed columns; dates are UTC and both in."""
         await services.access.require(request, Role.VIEWER)
         span = _span(rack, first, last)
-        return StreamingResponse(_stream(services, kind, span), media_type=MEDIA_TYPE)
+        dataset = await asyncio.to_thread(services.lake.reader().dataset, kind, span)
+        return StreamingResponse(_stream(dataset), media_type=MEDIA_TYPE)
 
     @app.get("/api/v1/lake/holds")
     async def holds(request: Request) -> dict[str, Any]:
@@ -94,11 +95,10 @@ def _view(hold: Hold) -> dict[str, str | int]:
     }
 
 
-def _stream(services: Services, kind: str, span: Span) -> Iterator[bytes]:
+def _stream(dataset: Any) -> Iterator[bytes]:
     """Yield the stream piece by piece; Starlette takes each piece from a worker thread."""
     from pyarrow import ipc
 
-    dataset = services.lake.reader().dataset(kind, span)
     sink = io.BytesIO()
     with ipc.new_stream(sink, dataset.schema) as writer:
         yield _taken(sink)

@@ -9,6 +9,7 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import httpx
@@ -17,6 +18,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from nacl.signing import SigningKey
+from pyarrow import ipc
 
 from stagebox.audit_chain import Head
 from stagebox.certificates import fingerprint
@@ -25,6 +28,7 @@ from stagebox.control.denylist import DenyList, denied
 from stagebox.errors import BusError
 from stagebox.identity import Role, check_name
 from stagebox.passport import PassportStatus
+from stagebox.records.walbatch import WalRecord
 from stagebox_mixer.api import intake
 from stagebox_mixer.api import racks as rack_routes
 from stagebox_mixer.api.access import Access
@@ -37,11 +41,17 @@ from stagebox_mixer.connections import LiveConnection
 from stagebox_mixer.denial import DeniedError, Note
 from stagebox_mixer.enrollment.service import NewToken
 from stagebox_mixer.enrollment.tokens import ListedToken
+from stagebox_mixer.lake.lake import Lake
+from stagebox_mixer.lake.state import Position
+from stagebox_mixer.lake.storage import LocalStorage
 from stagebox_mixer.limits import LIMITS
 from stagebox_mixer.listening.service import Granted, ListenRefused
 from stagebox_mixer.presence.roll import Heartbeat, Presence, PresenceState
 from stagebox_mixer.registry.model import PendingIssue, RackEntry, TokenEntry, TokenState
 from support.cluster import Cluster
+from support.frames import meter_frame
+from support.lake import commit
+from support.rackside import Journal
 
 BAN = {"kind": "rack", "value": "stage-left", "reason": "stolen"}
 ROUTES: list[tuple[str, str, Any, Role | None]] = [
@@ -68,6 +78,11 @@ ROUTES: list[tuple[str, str, Any, Role | None]] = [
     ("DELETE", "/api/v1/racks/{name}", None, Role.ADMIN),
     ("POST", "/api/v1/denied", BAN, Role.ADMIN),
     ("DELETE", "/api/v1/denied/{kind}/{value}", None, Role.ADMIN),
+    ("GET", "/api/v1/lake/kinds", None, Role.VIEWER),
+    ("GET", "/api/v1/lake/records/{kind}", None, Role.VIEWER),
+    ("GET", "/api/v1/lake/holds", None, Role.VIEWER),
+    ("POST", "/api/v1/lake/holds", {"name": "stage-left", "reason": "why"}, Role.ADMIN),
+    ("DELETE", "/api/v1/lake/holds/{name}", None, Role.ADMIN),
 ]
 GUARDED = [(method, path, body, role) for method, path, body, role in ROUTES if role is not None]
 STEPS = ("approve", "suspend", "activate", "rotate-secret")
@@ -288,7 +303,15 @@ def parts() -> Parts:
 
 
 @pytest.fixture
-def api(parts: Parts, cluster: Cluster) -> Iterator[Api]:
+async def lake(tmp_path: Path) -> AsyncIterator[Lake]:
+    lake = Lake(LocalStorage(tmp_path / "lake"), bytes(32), cluster="flux-test", keep_days=0)
+    await lake.open()
+    yield lake
+    await lake.close()
+
+
+@pytest.fixture
+def api(parts: Parts, cluster: Cluster, lake: Lake) -> Iterator[Api]:
     issuing = cluster.keys.issuing
     access = Access(cluster.name, (issuing.root,), (issuing.certificate,), denials=parts, audit=parts)
     any_parts = cast(Any, parts)
@@ -296,7 +319,7 @@ def api(parts: Parts, cluster: Cluster) -> Iterator[Api]:
         enrollment=any_parts,
         lifecycle=parts,
         registry=any_parts,
-        lake=any_parts,
+        lake=lake,
         denials=parts,
         enforcer=parts,
         connections=parts,
@@ -352,7 +375,7 @@ async def test_a_role_may_what_the_table_says_and_nothing_else(api: Api, role: R
             assert answer.status_code == (200 if allowed else 403), (path, answer.text)
             if not allowed:
                 assert f"this needs {needed.value}" in answer.json()["message"]
-    refusals = [row for row in api.parts.rows if row.actor == actor(role)]
+    refusals = [row for row in api.parts.rows if row.actor == actor(role) and row.result == "refused"]
     assert {row.reason for row in refusals} <= {"role"}
     assert len(refusals) == sum(rank.index(role) < rank.index(needed) for _, _, _, needed in GUARDED)
 
@@ -703,3 +726,49 @@ async def test_a_rack_that_does_not_send_the_bus_says_why(api: Api, monkeypatch:
         answer = await client.post("/api/v1/racks/stage-left/listen", json={"bus": "x"})
     assert (answer.status_code, answer.json()["error"]) == (409, "unknown_bus")
     assert answer.json()["remedy"] == "see its buses"
+
+
+async def test_a_legal_hold_is_set_listed_and_released_and_each_is_audited(api: Api, lake: Lake) -> None:
+    asked = {
+        "name": "complaint-7",
+        "rack": "stage-left",
+        "first": "2026-11-01",
+        "last": "",
+        "reason": "noise",
+    }
+    async with api.of(Role.ADMIN) as client:
+        made = await client.post("/api/v1/lake/holds", json=asked)
+        listed = await client.get("/api/v1/lake/holds")
+        assert [hold.name for hold in lake.state().holds] == ["complaint-7"]
+        released = await client.delete("/api/v1/lake/holds/complaint-7", params={"reason": "settled"})
+        again = await client.delete("/api/v1/lake/holds/complaint-7")
+        wrong = await client.post("/api/v1/lake/holds", json={**asked, "first": "November"})
+    hold = {**asked, "last": "9999-12-31"}
+    assert (made.json(), listed.json()) == ({"v": 1, **hold}, {"v": 1, "holds": [hold]})
+    assert (released.status_code, again.status_code, wrong.status_code) == (200, 404, 400)
+    assert "is no date" in wrong.json()["message"]
+    assert lake.state().holds == ()
+    assert [(row.action, row.subject, row.detail) for row in api.parts.rows] == [
+        ("lake_hold", "complaint-7", hold),
+        ("lake_release", "complaint-7", {}),
+    ]
+
+
+async def test_records_come_as_an_arrow_stream_with_typed_columns(api: Api, lake: Lake) -> None:
+    journal = Journal("stage-left", SigningKey(bytes(range(32))))
+    for number in (1, 2):
+        frame = meter_frame(number, bytes(16), time_ns=number, start=number * 2400, peak=-10.0 * number)
+        record = WalRecord("meter", number, "rack.stage-left.meter.main", frame.encode())
+        await lake.commit([commit(journal, record)], position=Position(1, number))
+    async with api.of(Role.VIEWER) as client:
+        kinds = await client.get("/api/v1/lake/kinds")
+        answer = await client.get("/api/v1/lake/records/meter", params={"rack": "stage-left"})
+        other = await client.get("/api/v1/lake/records/meter", params={"rack": "stage-right"})
+    assert kinds.json() == {"v": 1, "kinds": ["meter"]}
+    assert answer.headers["content-type"] == "application/vnd.apache.arrow.stream"
+    rows = ipc.open_stream(answer.content).read_all().to_pylist()
+    assert [(row["rack"], row["seq"], row["peak"][0]) for row in rows] == [
+        ("stage-left", 1, -1000),
+        ("stage-left", 2, -2000),
+    ]
+    assert ipc.open_stream(other.content).read_all().num_rows == 0

@@ -22,7 +22,7 @@ from stagebox.errors import InputError, StorageError, VerificationError
 from stagebox.records.event import Event
 from stagebox.records.walbatch import WalBatch, WalRecord
 from stagebox_mixer.lake import keeping, query
-from stagebox_mixer.lake.lake import Commit, Lake
+from stagebox_mixer.lake.lake import Lake
 from stagebox_mixer.lake.merging import to_merge, to_retire, to_sort
 from stagebox_mixer.lake.migration import import_ledger
 from stagebox_mixer.lake.reading import Span, open_reader
@@ -32,7 +32,7 @@ from stagebox_mixer.lake.storage import LocalStorage
 from stagebox_mixer.lake.verify import LakeDamageError, verify
 from stagebox_mixer.limits import LIMITS
 from support.frames import meter_frame
-from support.lake import records_in
+from support.lake import commit, records_in
 from support.rackside import Journal
 
 KEY = bytes(range(32))
@@ -44,23 +44,6 @@ NOON = 20_000 * DAY + DAY // 2
 
 def make_lake(root: Path, keep_days: int = 0) -> Lake:
     return Lake(LocalStorage(root), KEY, cluster=CLUSTER, keep_days=keep_days)
-
-
-def commit(journal: Journal, *records: WalRecord, seq: int = 1) -> Commit:
-    batch = journal.of(*records)
-    signed = batch.sign(journal.key)
-    return Commit(
-        rack=journal.rack,
-        journal=journal.journal,
-        first=batch.first,
-        head=ChainHead(batch.last, batch.digest()),
-        payload=batch.encode(),
-        signature=signed[-64:],
-        key=bytes(journal.key.verify_key),
-        stream_seq=seq,
-        checkpoints=0,
-        proved=0,
-    )
 
 
 def mixed(number: int, time_ns: int = NOON) -> tuple[WalRecord, ...]:
@@ -381,7 +364,7 @@ def test_files_are_merged_by_size_on_a_day_that_goes_on_and_all_together_after_i
 
 
 def old_ledger(path: Path, journal: Journal, batches: int) -> None:
-    """Write what the first release would have (docs/reference/ledger.md of that release)."""
+    """Write what the first release would have (its own reference says how)."""
     check = int.from_bytes(blake3(b"stagebox.ledger.key_check.v1", key=KEY).digest(7), "big")
     with sqlite3.connect(path) as db:
         db.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL)")
