@@ -41,11 +41,11 @@ def run(connection: Any, sql: str) -> Any:
         views = [
             row[0]
             for row in connection.execute(
-                "SELECT view_name FROM duckdb_views() WHERE NOT internal"
+                "SELECT view_name FROM duckdb_views() WHERE NOT internal AND NOT suffix(view_name, ' (stored)')"
             ).fetchall()
         ]
         raise InputError(
-            f"the lake cannot answer that: {error}",
+            f"the lake cannot answer that: {str(error).splitlines()[0]}",
             remedy=f"its tables are {', '.join(sorted(views)) or 'none yet'}",
         ) from None
     if relation is None:

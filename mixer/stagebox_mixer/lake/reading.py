@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
 
-from stagebox.errors import StorageError
+from stagebox.errors import StageboxError, StorageError
 from stagebox_mixer.lake.manifest import Manifests
 from stagebox_mixer.lake.sorting import partitioned
 from stagebox_mixer.lake.state import ARRIVALS, BATCHES, LakeFile, State
@@ -61,7 +61,7 @@ def open_reader(storage: Storage, key: bytes, *, cluster: str) -> LakeReader:
     state = Manifests(storage, key).load()
     if not state.number:
         raise StorageError(
-            "there is no lake there", remedy="name the mixer's --data-dir, or its [mixer] lake"
+            f"there is no lake in {storage}", remedy="name the mixer's --data-dir, or its [mixer] lake"
         )
     return LakeReader(Tables(storage, key), state, cluster=cluster)
 
@@ -74,12 +74,25 @@ class LakeReader:
         self.state = state
         self.cluster = cluster
 
-    def arrivals(self, span: Span = Span()) -> dict[Partition, Any]:
-        """Return what is not sorted yet, as tables by partition."""
-        files = self.state.of_kind(ARRIVALS)
-        if not files:
+    def arrivals(
+        self, span: Span = Span(), on_damage: Callable[[StageboxError], None] | None = None
+    ) -> dict[Partition, Any]:
+        """Return what is not sorted yet, as tables by partition; ``on_damage`` hears of files that are left out.
+
+        Raises:
+            StorageError, VerificationError: a file cannot be read, and there is no ``on_damage``.
+        """
+        tables = []
+        for file in self.state.of_kind(ARRIVALS):
+            try:
+                tables.append(self.tables.read(file))
+            except StageboxError as error:
+                if on_damage is None:
+                    raise
+                on_damage(error)
+        if not tables:
             return {}
-        found = partitioned(concat([self.tables.read(file) for file in files], ARRIVAL_SCHEMA), self.cluster)
+        found = partitioned(concat(tables, ARRIVAL_SCHEMA), self.cluster)
         return {where: table for where, table in found.items() if span.holds(where.rack, where.date)}
 
     def files(self, kind: str, span: Span = Span()) -> list[LakeFile]:

@@ -48,6 +48,10 @@ class LocalStorage:
         self.root = root
         self._known: set[Path] = set()
 
+    def __str__(self) -> str:
+        """Return the place for people."""
+        return str(self.root)
+
     def write(self, path: str, data: bytes) -> None:
         """Store a new file durably: temporary, fsync, link, fsync of the directory."""
         target = self.root / path
@@ -135,6 +139,10 @@ class ArrowStorage:
     def __init__(self, filesystem: Any, base: str) -> None:
         self._filesystem = filesystem
         self._base = base.strip("/")
+
+    def __str__(self) -> str:
+        """Return the place for people."""
+        return f"{self._filesystem.type_name}://{self._base}"
 
     def write(self, path: str, data: bytes) -> None:
         """Store a new object."""

@@ -9,7 +9,7 @@ kept in the manifest when the batch came.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from stagebox.records.walbatch import WalBatch, WalRecord, payload_digest
 from stagebox.subjects import Kind
 from stagebox_mixer.lake.reading import LakeReader, Span
 from stagebox_mixer.lake.state import BATCHES
+from stagebox_mixer.lake.tables import Partition
 
 Progress = Callable[[int, int], None]
 _LIVE = frozenset({Kind.METER, Kind.STATUS, Kind.EVENT, Kind.ALERT})
@@ -106,8 +107,10 @@ def verify(reader: LakeReader, span: Span, progress: Progress | None = None) -> 
         {journal.rack for journal in reader.state.journals.values() if span.rack in ("", journal.rack)}
     )
     total = sum(file.size for file in reader.state.files.values() if span.holds(file.rack, file.date))
+    waiting = reader.arrivals(span, lambda error: report.problems.append(error.message))
     for rack in racks:
-        work = _Rack(reader, rack, report, progress, total)
+        mine = {where: table for where, table in waiting.items() if where.rack == rack}
+        work = _Rack(reader, rack, report, progress, total, mine)
         work.verify(span)
         report.racks += 1
     if report.problems:
@@ -119,13 +122,20 @@ class _Rack:
     """The verification of one rack."""
 
     def __init__(
-        self, reader: LakeReader, rack: str, report: LakeReport, progress: Progress | None, total: int
+        self,
+        reader: LakeReader,
+        rack: str,
+        report: LakeReport,
+        progress: Progress | None,
+        total: int,
+        waiting: Mapping[Partition, Any],
     ) -> None:
         self._reader = reader
         self._rack = rack
         self._report = report
         self._progress = progress
         self._total = total
+        self._waiting = waiting
         self._keys: Sequence[bytes] = reader.state.keys.get(rack, ())
         self._journals: dict[bytes, _Journal] = {}
         # Rows of batches that are not whole yet: a batch at midnight has rows in two dates.
@@ -135,12 +145,11 @@ class _Rack:
         self._listed: dict[bytes, None] = {}
 
     def verify(self, span: Span) -> None:
-        waiting = self._reader.arrivals(Span(self._rack, span.first, span.last))
         dates = {file.date for file in self._reader.state.files.values() if file.rack == self._rack}
-        dates |= {where.date for where in waiting}
+        dates |= {where.date for where in self._waiting}
         for date in sorted(date for date in dates if span.holds(self._rack, date)):
             self._date(date)
-            for where, table in waiting.items():
+            for where, table in self._waiting.items():
                 if where.date == date:
                     self._take(where.kind, table)
             self._close_whole_batches()
