@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 from nacl.signing import SigningKey
 
+import stagebox.lake
 from stagebox import subjects
-from stagebox.errors import StorageError, VerificationError
+from stagebox.errors import StageboxError, StorageError, VerificationError
+from stagebox.identity import Role
 from stagebox.passport import PassportStatus
 from stagebox.records.checkpoint import FIRST_PREVIOUS, Checkpoint, StreamDigests
 from stagebox.records.digest import record_digest
+from stagebox.records.event import Event
 from stagebox.records.status import Status
 from stagebox.records.tombstone import Reason, Tombstone
 from stagebox.records.walbatch import WalRecord
@@ -536,3 +539,19 @@ async def test_a_journal_that_says_less_than_before_raises_an_alarm(
         row = await mixer.wait_audit(action="wal_replaced")
         assert (row["detail"]["first"], row["detail"]["last"]) == (1, 120)
     assert mixer.mixer.counters().journal_alarms == 2
+
+
+async def test_a_notebook_reads_a_running_mixers_lake_as_a_table(
+    mixer: RunningMixer, rack: RackIdentity, journal: Journal
+) -> None:
+    event = Event(1, bytes(16), 7, "clip", {"channel": 3})
+    record = WalRecord("event", 7, "rack.stage-left.event", event.encode())
+    async with connected(rack_options(rack)) as bus:
+        await store(bus, RACK, journal.of(record).sign(journal.key))
+    await committed(mixer, batches=1)
+    viewer = mixer.cluster.client(Role.VIEWER)
+    table = await asyncio.to_thread(stagebox.lake.table, mixer.https, viewer, "event", rack=RACK)
+    (row,) = table.to_pylist()
+    assert (row["rack"], row["seq"], row["name"]) == (RACK, 1, "clip")
+    with pytest.raises(StageboxError, match="no date"):
+        await asyncio.to_thread(stagebox.lake.table, mixer.https, viewer, "event", first="today")
