@@ -89,8 +89,7 @@ def stage(paths: StatePaths, material: Material, disk: Disk = DISK) -> SlotName:
 
 def _stage(paths: StatePaths, material: Material, disk: Disk) -> SlotName:
     disk.make_dir(paths.next)
-    slots = _slots(paths)
-    name = next_name(material.serial, slots)
+    name = next_name(material.serial, _slots(paths))
     unfinished = paths.next / f"{_UNFINISHED}{secrets.token_hex(4)}"
     disk.make_dir(unfinished)
     try:
@@ -104,8 +103,7 @@ def _stage(paths: StatePaths, material: Material, disk: Disk) -> SlotName:
         ):  # a full disk is asked again and again: leave nothing behind each time
             _discard(unfinished, disk)
         raise
-    for older in sorted(slots)[: -LIMITS.staged_identities + 1]:
-        _discard(paths.next / str(older), disk)
+    _discard_oldest(paths, disk)
     return name
 
 
@@ -149,6 +147,7 @@ def _recover(paths: StatePaths, disk: Disk) -> None:
         _promote(paths, decision.roll_forward, disk)
     for name in decision.discard:
         _discard(paths.next / str(name), disk)
+    _discard_oldest(paths, disk)
     for path in paths.next.iterdir():
         if path.name.startswith(_UNFINISHED):
             _discard(path, disk)
@@ -178,6 +177,11 @@ def _slots(paths: StatePaths) -> dict[SlotName, frozenset[str]]:
         if name is not None:
             found[name] = frozenset(item.name for item in path.iterdir())
     return found
+
+
+def _discard_oldest(paths: StatePaths, disk: Disk) -> None:
+    for name in sorted(_slots(paths))[: -LIMITS.staged_identities]:
+        _discard(paths.next / str(name), disk)
 
 
 def _discard(slot: Path, disk: Disk) -> None:

@@ -203,3 +203,16 @@ class StagingMachine(RuleBasedStateMachine):
 
 TestStaging = StagingMachine.TestCase
 TestStaging.settings = settings(max_examples=50, stateful_step_count=12, deadline=None)
+
+
+def test_a_power_cut_before_the_oldest_goes_leaves_no_more_than_may_wait() -> None:
+    machine = StagingMachine()
+    try:
+        machine.enroll()
+        for _ in range(LIMITS.staged_identities):
+            machine.reissue(status=PassportStatus.PENDING, cut=None)
+        machine.reissue(status=PassportStatus.PENDING, cut=(6, False))
+        machine.what_stands_is_what_waits_and_no_leftovers()
+        machine.an_identity_is_held_that_the_mixer_admits()
+    finally:
+        machine.teardown()
