@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from blake3 import blake3
 
 from stagebox_mixer.lake.state import ARRIVALS, BATCHES, State
@@ -28,10 +30,10 @@ class Digests:
             self._take(self._tables.read(file).to_pylist(), rack, journal)
         return self._digests.get(first)
 
-    def _take(self, rows: list[dict[str, object]], rack: str, journal: bytes) -> None:
+    def _take(self, rows: list[dict[str, Any]], rack: str, journal: bytes) -> None:
         for row in rows:
             if row["journal"] != journal or row.get("rack", rack) != rack:
                 continue
             payload = row["payload"]
-            digest = row["digest"] if "digest" in row else blake3(payload).digest()  # type: ignore[arg-type]
-            self._digests[row["first"]] = digest  # type: ignore[index,assignment]
+            digest = row["digest"] if "digest" in row else blake3(payload).digest()
+            self._digests[row["first"]] = digest
