@@ -106,6 +106,10 @@ class RackLimits:
     wal_tail_bytes: int = 4 << 20  # committed batches kept in memory for the shipper
     wal_ship_window: int = 64  # batches in one publish
     wal_ship_window_bytes: int = 1 << 20
+    wal_ship_window_least_bytes: int = 16 << 10
+    wal_ship_window_step_bytes: int = 64 << 10
+    wal_ship_patience: float = 0.1  # what is under way may delay what is live by so much
+    wal_ship_share: float = 0.8  # of the time, while there is a backlog
     wal_ship_timeout: float = 10.0
     wal_ship_retry_first: float = 0.25
     wal_ship_retry_max: float = 10.0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import TypeVar
@@ -25,6 +26,7 @@ from stagebox_rack.wal.cursor import Cursor, Fork, Gap, Link, Local, Phase, Stor
 from stagebox_rack.wal.events import JournalEvent, OnEvent
 from stagebox_rack.wal.jetstream import Bus, Outgoing, SequenceMismatchError, StoredMessage, WalStream
 from stagebox_rack.wal.journal_format import CommittedBatch
+from stagebox_rack.wal.pacing import Pace, PaceLimits
 from stagebox_rack.wal.wal import Wal
 
 T = TypeVar("T")
@@ -77,6 +79,7 @@ class Shipper:
         self._stream = WalStream(bus, subject, timeout=limits.wal_ship_timeout)
         self._online = asyncio.Event()
         self._gone = asyncio.Event()
+        self._pace = self._new_pace()
         self._source: AsyncGenerator[CommittedBatch, None] | None = None
         self._held: CommittedBatch | None = None
         self._failures = 0
@@ -99,6 +102,7 @@ class Shipper:
         self._cursor.connected()
         self._stream = WalStream(self._bus, self._subject, timeout=self._limits.wal_ship_timeout)
         self._failures = 0
+        self._pace = self._new_pace()
         self._gone.clear()
         self._online.set()
 
@@ -180,6 +184,7 @@ class Shipper:
             raise _OfflineError("the connection changed while a batch was being signed")
         follows = self._cursor.sent(window[0].first, window[-1].last)
         self.stats.publishes += 1
+        began = time.monotonic()
         sequence = await self._while_online(self._stream.publish(messages, follows))
         if self._cursor.in_flight is None:
             raise _OfflineError("the connection was replaced while a batch was in flight")
@@ -187,6 +192,21 @@ class Shipper:
         self._failures = 0
         self.stats.shipped_batches += len(window)
         self.stats.shipped_records += sum(batch.last - batch.first + 1 for batch in window)
+        wait = self._pace.acknowledged(time.monotonic() - began, backlog=self._held is not None)
+        if wait:
+            await self._pause(wait)
+
+    def _new_pace(self) -> Pace:
+        limits = self._limits
+        return Pace(
+            PaceLimits(
+                least_bytes=limits.wal_ship_window_least_bytes,
+                most_bytes=limits.wal_ship_window_bytes,
+                step_bytes=limits.wal_ship_window_step_bytes,
+                patience=limits.wal_ship_patience,
+                share=limits.wal_ship_share,
+            )
+        )
 
     async def _window(self) -> list[CommittedBatch]:
         limits = self._limits
@@ -199,7 +219,7 @@ class Shipper:
             if batch is None:
                 break
             size += len(batch.payload)
-            if window and size > limits.wal_ship_window_bytes:
+            if window and size > self._pace.window_bytes:
                 self._held = batch
                 break
             window.append(batch)
@@ -270,6 +290,7 @@ class Shipper:
 
     async def _wait_after(self, error: StageboxError) -> None:
         self._cursor.doubt()
+        self._pace.refused()
         self._failures += 1
         if isinstance(error, SequenceMismatchError) and self._failures == 1:
             return  # someone stored what we took for lost: read again at once
