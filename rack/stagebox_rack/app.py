@@ -256,6 +256,8 @@ class Rack:
         shown = self._credentials.active.passport.status
         full = self._status is PassportStatus.ACTIVE and shown is PassportStatus.ACTIVE
         self._publisher.limited = not full
+        if self._bus.connected:
+            self._publisher.catch_up()
         before, self._shipping = self._shipping, full and self._bus.connected
         if self._shipping and (fresh or not before):
             self._shipper.connected()

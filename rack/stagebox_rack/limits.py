@@ -105,7 +105,7 @@ class RackLimits:
     # --- journal: shipping ---------------------------------------------------------------------
     wal_tail_bytes: int = 4 << 20  # committed batches kept in memory for the shipper
     wal_ship_window: int = 64  # batches in one publish
-    wal_ship_window_bytes: int = 1 << 20
+    wal_ship_window_bytes: int = 256 << 10  # half of what the line holds back for live data too
     wal_ship_window_least_bytes: int = 16 << 10
     wal_ship_window_step_bytes: int = 64 << 10
     wal_ship_patience: float = 0.1  # what is under way may delay what is live by so much
@@ -180,6 +180,7 @@ class RackLimits:
     # --- publishing ------------------------------------------------------------------------------
     handover_items: int = 4096  # audio items waiting for the event loop
     checkpoint_digests: int = 4096  # in one checkpoint, over all subjects
+    late_bytes: int = 2 << 20  # alerts and acks that wait for the line, with the checkpoints that prove them
     stop_drain: float = 5.0  # how long a stopping rack tries to ship its last records
 
 

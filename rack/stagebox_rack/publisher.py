@@ -1,6 +1,7 @@
 """Makes records of what the rack measured and did, and sends each where it belongs.
 
-Live: on the bus at once; what the bus cannot take is counted and gone. Durable: in the journal. Meter frames,
+Live: on the bus at once; what the bus cannot take is counted and gone, but for alerts and acks, which are said first
+when it is back. Durable: in the journal. Meter frames,
 status, events, alerts, acks and checkpoints go both ways; audio packets are live only. Every live record without a
 signature of its own is listed in the next checkpoint. Runs on the event loop; nothing here waits.
 """
@@ -22,6 +23,8 @@ from stagebox.records.status import Status
 from stagebox.subjects import Kind
 from stagebox_rack.audio.measurement import AudioItem, MeterMeasurement, OpusPacket, SourceEvent
 from stagebox_rack.checkpointing import CheckpointBuilder
+from stagebox_rack.late import Late, LateRecord
+from stagebox_rack.limits import LIMITS
 from stagebox_rack.meter_frames import encode_frame
 
 log = structlog.get_logger()
@@ -74,6 +77,7 @@ class Publisher:
         self.published: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.not_journalled = 0
+        self._late = Late(LIMITS.late_bytes)
         self._last_append: asyncio.Future[int] | None = None
         self.limited = False
 
@@ -122,6 +126,10 @@ class Publisher:
         subject = subjects.ack(self._rack)
         self._live(Kind.ACK, subject, data)
         self._append(Kind.ACK, self._now_ns(), subject, data, urgent=True)
+
+    def catch_up(self) -> None:
+        """The bus takes records (again): send the alerts and acks that it could not take."""
+        self._late.put_back([record for record in self._late.take() if not self._sent(record)])
 
     def _meter(self, item: MeterMeasurement) -> None:
         subject = subjects.meter(self._rack, item.source)
@@ -183,10 +191,20 @@ class Publisher:
             self.checkpoint()
 
     def _live(self, kind: Kind, subject: str, data: bytes) -> None:
-        if self.limited and kind not in _ALWAYS_LIVE:
+        record = LateRecord(kind, subject, data)
+        if self._sent(record):
             return
-        sent = self._bus.publish(subject, data)
-        (self.published if sent else self.dropped)[subject] += 1
+        for gone in self._late.hold(record):
+            if self._allowed(gone.kind):
+                self.dropped[gone.subject] += 1
+
+    def _sent(self, record: LateRecord) -> bool:
+        sent = self._allowed(record.kind) and self._bus.publish(record.subject, record.data)
+        self.published[record.subject] += sent
+        return sent
+
+    def _allowed(self, kind: Kind) -> bool:
+        return not self.limited or kind in _ALWAYS_LIVE
 
     def _append(self, kind: Kind, time_ns: int, subject: str, data: bytes, *, urgent: bool = False) -> None:
         try:

@@ -39,10 +39,13 @@ class _Pipe:
 
 
 class FaultProxy:
-    """``async with FaultProxy(target_port) as proxy``: what connects to ``proxy.port`` reaches the target."""
+    """``async with FaultProxy(target_port) as proxy``: what connects to ``proxy.port`` reaches the target.
 
-    def __init__(self, target_port: int) -> None:
-        self._target_port, self.port = target_port, 0
+    ``port`` is what to listen on; one that is free unless given.
+    """
+
+    def __init__(self, target_port: int, port: int = 0) -> None:
+        self._target_port, self.port = target_port, port
         self.latency_s = 0.0  # what bytes, ends and resets wait in each direction
         self.slice_bytes = 0  # the most that is forwarded in one piece; 0 for no bound
         self._black = self._refusing = False
@@ -50,7 +53,7 @@ class FaultProxy:
         self._links: dict[asyncio.Task[None], tuple[_Pipe, _Pipe]] = {}
 
     async def __aenter__(self) -> Self:
-        self._listener = socket.create_server((HOST, 0), backlog=128)
+        self._listener = socket.create_server((HOST, self.port), backlog=128)
         self._listener.setblocking(False)
         self.port = self._listener.getsockname()[1]
         asyncio.get_running_loop().add_reader(self._listener, self._accept)

@@ -284,8 +284,10 @@ def test_every_live_record_is_in_exactly_one_checkpoint(actions: list[str], max_
         ]
         assert Counter(listed) == Counter(records)
         assert len(set(records)) == len(records)
-        total = sum((publisher.published + publisher.dropped).values())
-        assert total == len(made)
+        tried = len(made)
+        bench.bus.down = False
+        publisher.catch_up()
+        assert sum((publisher.published + publisher.dropped).values()) == tried
 
     asyncio.run(play())
 
@@ -308,6 +310,44 @@ async def test_a_limited_rack_says_live_only_that_it_lives_and_what_it_was_asked
     publisher.limited = False
     publisher.take(METER)
     assert bench.bus.sent[-1][0] == "rack.stage-left.meter.main"
+
+
+async def test_an_alert_the_bus_could_not_take_is_said_first_when_it_is_back_and_can_be_proved() -> None:
+    bench = Bench()
+    publisher = bench.publisher
+    bench.bus.down = True
+    publisher.take(METER)
+    publisher.alert("hum", {})
+    publisher.ack(b"signed")
+    publisher.checkpoint()
+    publisher.take(METER)
+    publisher.checkpoint()
+    assert bench.bus.sent == []
+    bench.bus.down = False
+    publisher.catch_up()
+    publisher.take(METER)
+    subjects = [subject.removeprefix("rack.stage-left.") for subject, _ in bench.bus.sent]
+    assert subjects == ["alert", "ack", "checkpoint", "meter.main"]
+    subject, data = bench.bus.sent[0]
+    [checkpoint] = bench.checkpoints()
+    assert checkpoint.streams[subject].digests == (record_digest(subject, data),)
+    assert dict(publisher.dropped) == {"rack.stage-left.meter.main": 2, CHECKPOINT: 1}
+    publisher.catch_up()
+    assert len(bench.bus.sent) == 4
+
+
+async def test_a_line_that_goes_again_in_the_middle_keeps_what_was_not_said() -> None:
+    bench = Bench()
+    publisher = bench.publisher
+    bench.bus.down = True
+    publisher.alert("hum", {})
+    publisher.ack(b"signed")
+    publisher.catch_up()
+    publisher.checkpoint()
+    assert bench.bus.sent == []
+    bench.bus.down = False
+    publisher.catch_up()
+    assert [subject.rpartition(".")[2] for subject, _ in bench.bus.sent] == ["alert", "ack", "checkpoint"]
 
 
 async def test_an_ack_is_journalled_as_it_was_signed_and_is_durable_soon() -> None:
