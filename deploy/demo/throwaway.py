@@ -106,6 +106,12 @@ class ThrowawayCluster:
         """Return the process id of a running rack."""
         return self._racks[rack].pid
 
+    @property
+    def mixer_pid(self) -> int:
+        """The process id of the running mixer."""
+        assert self._mixer is not None
+        return self._mixer.pid
+
     async def make_keys(self) -> None:
         """Make the cluster, an admin for tokens and a viewer for the screen."""
         log, cluster = self.log("keys"), str(self._directory / "cluster")

@@ -89,6 +89,7 @@ class RackLimits:
     wal_mark_sync: float = 1.0  # the high-water mark is made durable at least this often
     wal_seal_retry: float = 5.0
     wal_seal_rows: int = 2048  # records turned into one column chunk at a time
+    wal_read_rows: int = 512  # of a segment turned into records at a time
     wal_export_rows: int = 65_536
     wal_key_file_bytes: int = 1 << 10
     wal_kek_file_bytes: int = 64 << 10
@@ -109,7 +110,8 @@ class RackLimits:
     wal_ship_window_least_bytes: int = 16 << 10
     wal_ship_window_step_bytes: int = 64 << 10
     wal_ship_patience: float = 0.1  # what is under way may delay what is live by so much
-    wal_ship_share: float = 0.8  # of the time, while there is a backlog
+    wal_ship_line_share: float = 0.8  # of the line's time, while there is a backlog
+    wal_ship_work_share: float = 0.3  # of the interpreter's, for reading and signing it
     wal_ship_timeout: float = 10.0
     wal_ship_retry_first: float = 0.25
     wal_ship_retry_max: float = 10.0

@@ -22,6 +22,7 @@ SUITES = {
     "throughput": "sustained records/s over the snake",
     "rack-cpu": "CPU of a 2-channel rack process",
     "audio": "meters beside pyebur128 and numpy, Opus, whole racks, listening",
+    "outage": "a day offline, then catch-up: live latency, alerts first, memory",
     "journal": "durable appends/s and CPU",
     "identity": "CSRs/s, racks admitted at once, ban to disconnect",
 }

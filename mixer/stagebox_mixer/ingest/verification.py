@@ -13,6 +13,8 @@ import enum
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final
 
 from stagebox import envelope
 from stagebox.errors import DecodeError, StageboxError, VerificationError
@@ -22,6 +24,8 @@ from stagebox.records.digest import record_digest
 from stagebox.records.walbatch import WalBatch, WalRecord, payload_digest
 from stagebox.subjects import Kind
 from stagebox_mixer.lake.state import ChainHead
+
+_CHECKPOINT: Final = Kind.CHECKPOINT.value
 
 
 class BatchRejected(VerificationError):
@@ -45,7 +49,7 @@ class VerifiedBatch:
     signature: bytes
     key: bytes
 
-    @property
+    @cached_property
     def head(self) -> ChainHead:
         """The chain head once this batch is committed."""
         return ChainHead(self.batch.last, payload_digest(self.payload))
@@ -142,7 +146,7 @@ class CheckpointAudit:
         Raises:
             BatchRejected: a checkpoint that is not this rack's, or not signed by it.
         """
-        if record.kind == Kind.CHECKPOINT:
+        if record.kind == _CHECKPOINT:
             self._check(record)
             return
         # The subject is in the digest; kept beside it, long ones would be memory without bound.

@@ -6,6 +6,7 @@ A batch's own bytes are not kept where its records give them back; its digest, s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -28,15 +29,11 @@ def date_of(time_ns: int) -> str:
 def partitioned(arrivals: Any, cluster: str) -> dict[Partition, Any]:
     """Return the sorted tables of a table of arrivals; each table has the columns of its kind."""
     parts: dict[Partition, list[Any]] = {}
-    owners = {(row["rack"], row["journal"]) for row in arrivals.select(["rack", "journal"]).to_pylist()}
-    for rack, journal in sorted(owners):
-        mine = arrivals.filter(
-            pc.and_(
-                pc.equal(arrivals["rack"], rack),
-                pc.equal(arrivals["journal"], pa.scalar(journal, pa.binary(16))),
-            )
-        ).sort_by("first")
-        rows = mine.to_pylist()
+    owners: dict[tuple[str, bytes], list[dict[str, Any]]] = {}
+    for row in arrivals.to_pylist():
+        owners.setdefault((row["rack"], row["journal"]), []).append(row)
+    for (rack, journal), rows in sorted(owners.items(), key=itemgetter(0)):
+        rows.sort(key=itemgetter("first"))
         batches = [WalBatch.decode(row["payload"]) for row in rows]
         tables = kind_tables([batch.first for batch in batches], [batch.records for batch in batches])
         tables[BATCHES] = _evidence(rows, batches)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -186,23 +186,48 @@ def read_segment(
 
 
 def _rebuild(table: Any, seal: Seal) -> list[CommittedBatch]:
-    from stagebox.columns.table import records_of
-
-    data = records_of(table)
-    names = ("seq", "batch", "kind", "time_ns", "subject")
-    seq, batch_of, kinds, times, subjects = (table[name].to_pylist() for name in names)
+    columns = _columns(table)
     batches: list[CommittedBatch] = []
     expected, previous, position = seal.first, seal.previous, 0
-    while position < len(data):
-        first = batch_of[position]
+    while position < len(columns.data):
+        first = columns.batch[position]
         end = position
-        while end < len(data) and batch_of[end] == first:
-            if seq[end] != expected:
+        while end < len(columns.data) and columns.batch[end] == first:
+            if columns.seq[end] != expected:
                 raise VerificationError(f"segment {seal.first}-{seal.last} lacks record {expected}")
             expected, end = expected + 1, end + 1
-        records = tuple(WalRecord(kinds[n], times[n], subjects[n], data[n]) for n in range(position, end))
+        records = columns.records(position, end)
         payload = WalBatch(seal.rack, first, previous, records, journal=seal.journal).encode()
         digest = payload_digest(payload)
         batches.append(CommittedBatch(first, expected - 1, previous, payload, digest))
         previous, position = digest, end
     return batches
+
+
+@dataclass
+class _Columns:
+    """Lists of plain values: objects for every record would set off the garbage collector, which stops everything."""
+
+    seq: list[int] = field(default_factory=list)
+    batch: list[int] = field(default_factory=list)
+    kind: list[str] = field(default_factory=list)
+    time_ns: list[int] = field(default_factory=list)
+    subject: list[str] = field(default_factory=list)
+    data: list[bytes] = field(default_factory=list)
+
+    def records(self, start: int, end: int) -> tuple[WalRecord, ...]:
+        mine = slice(start, end)
+        return tuple(map(WalRecord, self.kind[mine], self.time_ns[mine], self.subject[mine], self.data[mine]))
+
+
+def _columns(table: Any) -> _Columns:
+    from stagebox.columns.table import records_of
+
+    columns = _Columns()
+    for start in range(0, table.num_rows, LIMITS.wal_read_rows):
+        part = table.slice(start, LIMITS.wal_read_rows)
+        for name in ("seq", "batch", "kind", "time_ns", "subject"):
+            getattr(columns, name).extend(part[name].to_pylist())
+        columns.data.extend(records_of(part))
+        time.sleep(0)  # as when sealing: the audio and bus threads come first
+    return columns

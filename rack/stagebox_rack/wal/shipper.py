@@ -170,6 +170,7 @@ class Shipper:
         self._wal.acknowledge(self._cursor.acknowledged, rewind=True)
 
     async def _ship(self) -> None:
+        woken = time.monotonic()
         window = await self._window()
         if not window:
             await self._while_online(self._wal.wait_committed(self._cursor.acknowledged + 1))
@@ -192,7 +193,8 @@ class Shipper:
         self._failures = 0
         self.stats.shipped_batches += len(window)
         self.stats.shipped_records += sum(batch.last - batch.first + 1 for batch in window)
-        wait = self._pace.acknowledged(time.monotonic() - began, backlog=self._held is not None)
+        now = time.monotonic()
+        wait = self._pace.acknowledged(now - began, work=began - woken, backlog=self._held is not None)
         if wait:
             await self._pause(wait)
 
@@ -204,7 +206,8 @@ class Shipper:
                 most_bytes=limits.wal_ship_window_bytes,
                 step_bytes=limits.wal_ship_window_step_bytes,
                 patience=limits.wal_ship_patience,
-                share=limits.wal_ship_share,
+                line_share=limits.wal_ship_line_share,
+                work_share=limits.wal_ship_work_share,
             )
         )
 

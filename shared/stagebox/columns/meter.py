@@ -106,8 +106,7 @@ class MeterColumns:
         # One shape: the same widths of every number, and the same count of channels, pairs and programmes.
         widths = [integer_width(values) for values in numbers.values()]
         counts = [*(values.lengths for values in lists.values()), programmes[0].lengths]
-        _, shapes = np.unique(np.column_stack([*widths, *counts]), axis=0, return_inverse=True)
-        shapes = shapes.reshape(-1)
+        shapes = _alike([*widths, *counts], len(rows))
         for number in range(int(shapes.max(initial=-1)) + 1):
             mine = np.flatnonzero(shapes == number)
             content = {key: lists[name].of(mine) for name, (key, _, _) in _LISTS.items()}
@@ -121,6 +120,16 @@ class MeterColumns:
             for row, record in zip(mine.tolist(), made, strict=True):
                 result[row] = record
         return result
+
+
+def _alike(columns: Sequence[npt.NDArray[Any]], count: int) -> npt.NDArray[np.int64]:
+    """Return a number for each row, the same one for rows that are the same in all ``columns``."""
+    groups = np.zeros(count, np.int64)
+    for column in columns:
+        if (column != column[:1]).any():
+            _, values = np.unique(column, return_inverse=True)
+            _, groups = np.unique(groups * count + values, return_inverse=True)
+    return groups
 
 
 def _made(numbers: Mapping[str, npt.NDArray[np.uint64]], content: Mapping[str, Bytes]) -> list[bytes]:

@@ -13,4 +13,4 @@ def record_digest(subject: str, payload: bytes) -> bytes:
 
     The subject is part of it, so a payload replayed on another subject does not verify.
     """
-    return blake3(_PREFIX + subject.encode("utf-8") + b"\0" + payload).digest()
+    return blake3(_PREFIX + subject.encode() + b"\0" + payload).digest()

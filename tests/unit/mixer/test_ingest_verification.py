@@ -192,7 +192,7 @@ def test_each_record_is_proved_once_by_the_checkpoint_that_lists_it() -> None:
 
 def test_the_same_bytes_on_another_subject_are_not_proved() -> None:
     check = audit()
-    check.observe(replace(record(b"1"), subject=f"rack.{RACK}.alert"))
+    check.observe(record(b"1")._replace(subject=f"rack.{RACK}.alert"))
     check.observe(checkpoint(b"1"))
     assert check.proved == 0
 
@@ -202,7 +202,7 @@ def test_the_same_bytes_on_another_subject_are_not_proved() -> None:
     [
         checkpoint(b"1", key=SigningKey.generate()),
         checkpoint(b"1", rack="stage-right"),
-        replace(checkpoint(b"1"), data=b"garbage"),
+        checkpoint(b"1")._replace(data=b"garbage"),
     ],
     ids=["another key", "another rack", "garbage"],
 )
