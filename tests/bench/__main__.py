@@ -23,7 +23,7 @@ SUITES = {
     "rack-cpu": "CPU of a 2-channel rack process",
     "audio": "meters beside pyebur128 and numpy, Opus, whole racks, listening",
     "outage": "a day offline, then catch-up: live latency, alerts first, memory",
-    "journal": "durable appends/s and CPU",
+    "wal": "the journal from append to lake, beside SQLite: appends, CPU, bytes, recovery, shipping, questions",
     "identity": "CSRs/s, racks admitted at once, ban to disconnect",
 }
 

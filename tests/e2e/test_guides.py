@@ -64,10 +64,12 @@ def _runner(mixer: RunningMixer, directory: Path, runners: list[GuideRunner]) ->
     return runners[-1], adapted
 
 
-async def _run(guide: str, mixer: RunningMixer, directory: Path, runners: list[GuideRunner]) -> None:
+async def _run(
+    guide: str, mixer: RunningMixer, directory: Path, runners: list[GuideRunner], *, at_least: int = 5
+) -> None:
     runner, adapted = _runner(mixer, directory, runners)
     steps = parse((GUIDES / guide).read_text("utf-8"))
-    assert sum(step.verb == "run" for step in steps) >= 5
+    assert sum(step.verb == "run" for step in steps) >= at_least
     for step in steps:
         await asyncio.to_thread(runner.run, step)
         adapted.learn(runner.printed)
@@ -97,3 +99,12 @@ async def test_recovering_a_rack_off_for_months_goes_as_the_guide_says(
         # It was switched off a day after its last renewal, three months ago.
         age_certificate(old_cluster, directory / "rack-state", "stage-left", issued=90 * DAY, life=30 * DAY)
         await _run("recovering-a-rack.md", mixer, directory, runners)
+
+
+async def test_sizing_the_disk_goes_as_the_guide_says(
+    cluster: Cluster, tmp_path: Path, directory: Path, runners: list[GuideRunner]
+) -> None:
+    async with running_mixer(cluster, tmp_path / "data") as mixer:
+        await mixer.enroll(directory / "rack-state", "stage-left", machine=int(MACHINE, 16))
+        async with running_rack(directory / "rack-state", machine=int(MACHINE, 16)):
+            await _run("sizing-the-disk.md", mixer, directory, runners, at_least=2)

@@ -139,7 +139,7 @@ def free_port() -> int:
 class NatsServer:
     """One nats-server process; keeps its ports over :meth:`stop` and :meth:`start`.
 
-    ``extra`` is added to the configuration (for instance an ``authorization`` block).
+    ``extra`` is added to the configuration (for instance an ``authorization`` block), ``store`` to JetStream's.
     """
 
     def __init__(
@@ -151,6 +151,7 @@ class NatsServer:
         server: Issued | None = None,
         client_certificates: bool = True,
         jetstream: bool = True,
+        store: str = "",
     ) -> None:
         self._directory = directory
         self._authority = authority
@@ -158,6 +159,7 @@ class NatsServer:
         self._extra = extra
         self._verify = client_certificates
         self._jetstream = jetstream
+        self._store = store
         self._process: asyncio.subprocess.Process | None = None
         self.websocket_port = free_port()
         self.tcp_port = free_port()
@@ -180,7 +182,7 @@ class NatsServer:
 
     def _configuration(self) -> str:
         store = json.dumps(str(self._directory / "js"))
-        jetstream = f"jetstream {{ store_dir: {store} }}" if self._jetstream else ""
+        jetstream = f"jetstream {{ store_dir: {store}\n{self._store} }}" if self._jetstream else ""
         return f"""
 listen: "127.0.0.1:{self.tcp_port}"
 server_name: test

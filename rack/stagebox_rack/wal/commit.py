@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from stagebox.errors import StageboxError, StorageError
 from stagebox.records.walbatch import WalRecord
@@ -25,8 +25,7 @@ from stagebox_rack.wal.journal_format import CommittedBatch
 OnCommitted = Callable[[CommittedBatch], None]
 
 
-@dataclass(frozen=True)
-class _Pending:
+class _Pending(NamedTuple):
     record: WalRecord
     size: int
     done: asyncio.Future[int]

@@ -23,7 +23,7 @@ from stagebox import cbor
 from stagebox.errors import DecodeError
 from stagebox.limits import LIMITS as SHARED_LIMITS
 from stagebox.records.seal import FILE_ID_BYTES, NO_SEAL
-from stagebox.records.walbatch import JOURNAL_BYTES, WalBatch, payload_digest
+from stagebox.records.walbatch import JOURNAL_BYTES, WalBatch, payload_digest, previous_of
 from stagebox_rack.wal.keyring import WRAPPED_BYTES, Keyring
 
 FORMAT_VERSION = 2
@@ -39,6 +39,7 @@ FRAME_OVERHEAD = FRAME_HEAD.size + TAG_BYTES
 
 _CORE_DOMAIN = b"stagebox.wal.hot.v1\0"
 _LENGTH = struct.Struct(">I")
+_CHUNK_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -241,8 +242,11 @@ class Scan:
         return not self.torn_bytes and not self.damage
 
 
-def scan(data: bytes, header: HotHeader, dek: bytes) -> Scan:
-    """Read every frame of a hot file that authenticates, and say what lies between and after them."""
+def scan(data: bytes, header: HotHeader, dek: bytes, *, whole: bool = True) -> Scan:
+    """Read every frame of a hot file that authenticates, and say what lies between and after them.
+
+    Unless ``whole`` the batches are only placed: their records are not looked at and their payloads not kept.
+    """
     cipher = AESGCM(dek)
     frames: list[Frame] = []
     damage: list[Damage] = []
@@ -251,9 +255,9 @@ def scan(data: bytes, header: HotHeader, dek: bytes) -> Scan:
     position, chain = HEADER_BYTES, header.chain_start()
     sequence, digest = header.first, header.previous
     end = HEADER_BYTES
-    last_content = len(data.rstrip(b"\0"))
+    last_content = _content_end(data)
     while position < last_content:
-        frame = _frame_at(data, position, cipher, header)
+        frame = _frame_at(data, position, cipher, header, whole=whole)
         if frame is None:
             position = _next_magic(data, position + 1)
             continue
@@ -273,12 +277,23 @@ def scan(data: bytes, header: HotHeader, dek: bytes) -> Scan:
     return Scan(tuple(frames), end, max(0, last_content - end), tuple(damage))
 
 
+def _content_end(data: bytes) -> int:
+    """Return where the last byte that is not zero ends; from the end, because a full file has few zeros there."""
+    end = len(data)
+    while end:
+        start = max(0, end - _CHUNK_BYTES)
+        if kept := data[start:end].rstrip(b"\0"):
+            return start + len(kept)
+        end = start
+    return 0
+
+
 def _next_magic(data: bytes, position: int) -> int:
     found = data.find(FRAME_MAGIC, position)
     return len(data) if found < 0 else found
 
 
-def _frame_at(data: bytes, offset: int, cipher: AESGCM, header: HotHeader) -> Frame | None:
+def _frame_at(data: bytes, offset: int, cipher: AESGCM, header: HotHeader, *, whole: bool) -> Frame | None:
     if data[offset : offset + len(FRAME_MAGIC)] != FRAME_MAGIC or offset + FRAME_OVERHEAD > len(data):
         return None
     _, length, count, first, nonce, chain = FRAME_HEAD.unpack_from(data, offset)
@@ -288,15 +303,28 @@ def _frame_at(data: bytes, offset: int, cipher: AESGCM, header: HotHeader) -> Fr
         return None
     try:
         payload = cipher.decrypt(nonce, data[start:end], data[offset:start])
-        batch, decoded = CommittedBatch.of(payload)
+        batch = None if whole else _placed(payload, header, first, count)
+        batch = batch or _opened(payload, header, first, count)
     except (InvalidTag, DecodeError):
         return None
+    if batch is None:
+        return None
+    return Frame(offset, end, chain, advance(chain, data[offset:end]), batch)
+
+
+def _placed(payload: bytes, header: HotHeader, first: int, count: int) -> CommittedBatch | None:
+    previous = previous_of(payload, rack=header.rack, journal=header.journal, first=first, count=count)
+    if previous is None or not count:
+        return None
+    return CommittedBatch(first, first + count - 1, previous, b"", payload_digest(payload))
+
+
+def _opened(payload: bytes, header: HotHeader, first: int, count: int) -> CommittedBatch | None:
+    batch, decoded = CommittedBatch.of(payload)
     # Authenticated, so a mismatch would be the writer's own error; it must not pass as good data.
     if (decoded.rack, decoded.journal) != (header.rack, header.journal):
         return None
-    if decoded.first != first or len(decoded.records) != count:
-        return None
-    return Frame(offset, end, chain, advance(chain, data[offset:end]), batch)
+    return batch if (decoded.first, len(decoded.records)) == (first, count) else None
 
 
 def frame_bytes(payload_bytes: int) -> int:

@@ -259,7 +259,7 @@ def _scan_file(path: Path, keyring: Keyring) -> tuple[fmt.HotHeader, fmt.Scan]:
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
     header = fmt.decode_header(data)
-    return header, fmt.scan(data, header, header.unwrap(keyring, path.name))
+    return header, fmt.scan(data, header, header.unwrap(keyring, path.name), whole=False)
 
 
 def _quarantine_hot(layout: Layout, path: Path, reason: str, found: Recovered) -> None:

@@ -37,6 +37,10 @@ class WalRecord(NamedTuple):
     data: bytes
 
 
+_PREV_BYTES: Final = 32
+_BEFORE_PREV: Final = b"\xa6\x64PrevX\x20"
+_VERSION_FIELD: Final = b"\x67Version\x01"
+_NO_RECORDS: Final = b"\x80" + _VERSION_FIELD
 _TYPES: Final = [{str}, {int}, {str}, {bytes}]
 _made: Final = cast(Callable[[Iterable[Any]], WalRecord], functools.partial(tuple.__new__, WalRecord))
 
@@ -112,6 +116,25 @@ class WalBatch:
 def payload_digest(payload: bytes) -> bytes:
     """Return BLAKE3-256 of an encoded batch."""
     return blake3(payload).digest()
+
+
+def previous_of(payload: bytes, *, rack: str, journal: bytes, first: int, count: int) -> bytes | None:
+    """Return ``Prev`` of a payload that begins and ends as :meth:`WalBatch.encode` makes it for these; else None.
+
+    Its records are not looked at: for an authenticated payload that has to be placed, not used.
+    """
+    start = len(_BEFORE_PREV)
+    previous = payload[start : start + _PREV_BYTES]
+    empty = WalBatch(rack, first, previous, (), journal).encode()
+    head = empty[: -len(_NO_RECORDS)] + _array_head(count)
+    return previous if payload.startswith(head) and payload.endswith(_VERSION_FIELD) else None
+
+
+def _array_head(count: int) -> bytes:
+    if count < 24:
+        return bytes((0x80 | count,))
+    width = 1 if count < 1 << 8 else 2 if count < 1 << 16 else 4
+    return bytes((0x97 + width.bit_length(),)) + count.to_bytes(width, "big")
 
 
 def _records(rows: list[Any]) -> tuple[WalRecord, ...]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from stagebox.errors import DecodeError
 from stagebox.records.seal import NO_SEAL
-from stagebox.records.walbatch import FIRST_PREVIOUS, WalBatch, WalRecord, payload_digest
+from stagebox.records.walbatch import FIRST_PREVIOUS, WalBatch, WalRecord, payload_digest, previous_of
 from stagebox_rack.wal import journal_format as fmt
 from stagebox_rack.wal.keyring import Keyring
 
@@ -164,3 +164,30 @@ def test_arbitrary_bytes_after_the_header_never_become_records(noise: bytes) -> 
     result = scan(header().encode() + noise)
     assert result.frames == ()
     assert result.torn_bytes == len(noise.rstrip(b"\0"))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.lists(RECORDS, min_size=1, max_size=300), min_size=1, max_size=3), st.integers(0, 1 << 17))
+def test_a_scan_that_only_places_batches_finds_the_same_ones(
+    groups: list[list[WalRecord]], zeros: int
+) -> None:
+    data, _ = build(groups, zeros=zeros)
+    whole, placed = scan(data), fmt.scan(data, header(), DEK, whole=False)
+    assert [(f.offset, f.end, f.chain_after, f.batch.last, f.batch.digest) for f in placed.frames] == [
+        (f.offset, f.end, f.chain_after, f.batch.last, f.batch.digest) for f in whole.frames
+    ]
+    assert all(f.batch.previous == w.batch.previous for f, w in zip(placed.frames, whole.frames, strict=True))
+    assert payloads_of(placed) == [b""] * len(groups)
+    assert (placed.end, placed.torn_bytes, placed.damage) == (whole.end, whole.torn_bytes, whole.damage)
+
+
+@pytest.mark.parametrize("count", [1, 23, 24, 255, 256, 65_535, 65_536])
+def test_a_batch_is_placed_whatever_its_count_and_only_as_what_it_is(count: int) -> None:
+    batch = WalBatch("a", 7, bytes(range(32)), (WalRecord("k", 1, "s", b""),) * count, JOURNAL)
+    found = previous_of(batch.encode(), rack="a", journal=JOURNAL, first=7, count=count)
+    assert found == bytes(range(32))
+    for other in ({"rack": "b"}, {"journal": bytes(16)}, {"first": 8}, {"count": count + 1}):
+        said = {"rack": "a", "journal": JOURNAL, "first": 7, "count": count, **other}
+        assert previous_of(batch.encode(), **said) is None  # type: ignore[arg-type]
+    extended = WalBatch("a", 7, bytes(32), batch.records, JOURNAL, {"More": 1}).encode()
+    assert previous_of(extended, rack="a", journal=JOURNAL, first=7, count=count) is None

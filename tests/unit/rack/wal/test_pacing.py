@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stagebox.bus import BUS_LIMITS
+from stagebox_rack.limits import LIMITS as RACK_LIMITS
 from stagebox_rack.wal.pacing import Pace, PaceLimits
 
 LIMITS = PaceLimits(
@@ -55,3 +57,8 @@ def test_the_window_stays_within_its_bounds(times: list[float | None]) -> None:
         else:
             assert pace.acknowledged(seconds, work=0.0, backlog=True) >= 0
         assert LIMITS.least_bytes <= pace.window_bytes <= LIMITS.most_bytes
+
+
+def test_the_largest_window_fits_the_bus_clients_queue_with_room_for_what_is_live() -> None:
+    headers = RACK_LIMITS.wal_ship_window * 512
+    assert RACK_LIMITS.wal_ship_window_bytes + headers <= BUS_LIMITS.live_pending_bytes * 7 / 8
