@@ -174,13 +174,13 @@ class Commands:
         self._waiters[rack] = waiter
         self.sent += 1
         try:
-            while not waiter.done() and not self._outbox.given_up(rack, loop.time()):
+            while self._outbox.on_its_way(outgoing) and not self._outbox.given_up(rack, loop.time()):
                 data = self._outbox.due(rack, loop.time())
                 if data is not None:
                     self._bus.publish(subjects.command(rack), data)  # not sent: it is again in a second
                 await asyncio.wait({waiter}, timeout=max(0.0, self._outbox.wakes_at(rack) - loop.time()))
-            if waiter.done():
-                return waiter.result()
+            if not self._outbox.on_its_way(outgoing):
+                return await waiter  # answered; the ack is being recorded
         finally:
             del self._waiters[rack]
             if self._outbox.on_its_way(outgoing):
@@ -221,12 +221,14 @@ class Commands:
         self._outbox.answered(outgoing)
         self.answered += 1
         detail = {**_detail(outgoing), "late": int(late)}
-        await self._record_quietly(
-            Row(f"rack:{rack}", "command_ack", rack, _RESULTS[ack.result], ack.reason, detail=detail)
-        )
-        waiter = self._waiters.get(rack)
-        if not late and waiter is not None and not waiter.done():
-            waiter.set_result(ack)
+        waiter = None if late else self._waiters.get(rack)
+        try:
+            await self._record_quietly(
+                Row(f"rack:{rack}", "command_ack", rack, _RESULTS[ack.result], ack.reason, detail=detail)
+            )
+        finally:
+            if waiter is not None and not waiter.done():
+                waiter.set_result(ack)
 
     async def _record_quietly(self, row: Row) -> None:
         """Record what has already happened at the rack: that cannot be held back until the audit is there."""

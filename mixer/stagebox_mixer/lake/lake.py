@@ -22,7 +22,7 @@ import structlog
 from stagebox.errors import StageboxError, StorageError
 from stagebox_mixer.lake.digests import Digests
 from stagebox_mixer.lake.keeping import Keeping
-from stagebox_mixer.lake.manifest import Manifests
+from stagebox_mixer.lake.manifest import Manifests, OvertakenError
 from stagebox_mixer.lake.reading import LakeReader
 from stagebox_mixer.lake.state import (
     ChainHead,
@@ -80,6 +80,7 @@ class Lake:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="lake-work")
         self._exit = contextlib.ExitStack()
         self._state: State | None = None
+        self._in_doubt = False
         self._digests = Digests(self.tables)
         self._reported: dict[tuple[str, bytes], int] = {}
 
@@ -154,7 +155,7 @@ class Lake:
         """Commit batches in order, count the rejected (rack, journal) ones and move to ``position``.
 
         Raises:
-            StorageError: the storage refused; nothing of it is committed.
+            StorageError: the storage refused; what :meth:`state` says now is committed, all of it or nothing.
         """
         await self._run(lambda: self._commit(commits, position, rejected))
 
@@ -232,7 +233,26 @@ class Lake:
     def _change(self, make: Callable[[State], Change | None]) -> None:
         change = make(self.state())
         if change is not None:
+            self._write(change)
+
+    def _write(self, change: Change) -> None:
+        if self._in_doubt:
+            self._look_again()
+            raise StorageError("the lake's last commit is in doubt; what was to follow it must be made anew")
+        try:
             self._state = self._manifests.commit(self.state(), change)
+        except OvertakenError:
+            raise
+        except StorageError:
+            # A write that failed may still have taken place: only the storage knows.
+            self._in_doubt = True
+            with contextlib.suppress(StageboxError):
+                self._look_again()
+            raise
+
+    def _look_again(self) -> None:
+        self._state = self._manifests.load()
+        self._in_doubt = False
 
     def _commit(
         self, commits: Sequence[Commit], position: Position, rejected: Sequence[tuple[str, bytes]]
@@ -243,8 +263,7 @@ class Lake:
             if commit.key and commit.key not in keys.setdefault(commit.rack, []):
                 keys[commit.rack].append(commit.key)
         add = [self._arrivals(commits)] if commits else []
-        change = Change(add=add, journals=list(journals.values()), position=position, keys=keys)
-        self._state = self._manifests.commit(self.state(), change)
+        self._write(Change(add=add, journals=list(journals.values()), position=position, keys=keys))
 
     def _arrivals(self, commits: Sequence[Commit]) -> LakeFile:
         now = time.time_ns()
@@ -285,7 +304,7 @@ def _advanced(journal: JournalState, commit: Commit) -> JournalState:
         gap = Missing(commit.first - commit.missing, commit.first - 1)
         journal = with_gap(journal, gap, LIMITS.lake_gaps)
     for first, last in commit.graves:
-        journal = explained(journal, first, last)
+        journal = explained(journal, first, last, LIMITS.lake_gaps)
     return replace(
         journal,
         last=commit.head.last,

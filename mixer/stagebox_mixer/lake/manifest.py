@@ -24,6 +24,10 @@ _NONCE_BYTES = 12
 _DIRECTORY = "manifest"
 
 
+class OvertakenError(StorageError):
+    """Somebody else wrote this manifest."""
+
+
 class Manifests:
     """The manifests of one lake. One writer, any number of readers."""
 
@@ -56,7 +60,8 @@ class Manifests:
         """Make ``change`` durable after ``state``; return the state after it. All of it or nothing.
 
         Raises:
-            StorageError: the storage refused, or another writer was faster; nothing is committed.
+            OvertakenError: another writer was faster; nothing is committed.
+            StorageError: the storage refused; whether it is committed can only be told by :meth:`load`.
         """
         number, now = state.number + 1, time.time_ns()
         payload = change.encode(number, state.digest, now)
@@ -103,7 +108,7 @@ class Manifests:
         try:
             self._storage.write(name, nonce + self._cipher.encrypt(nonce, payload, name.encode()))
         except FileExistsError as error:
-            raise StorageError(
+            raise OvertakenError(
                 f"{name} of the lake exists already: another mixer writes to it",
                 remedy="run one mixer a lake",
             ) from error

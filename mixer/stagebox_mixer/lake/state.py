@@ -272,13 +272,26 @@ def with_gap(journal: JournalState, gap: Missing, most: int) -> JournalState:
     return replace(journal, gaps=(*journal.gaps, gap)[-most:], missing=journal.missing + count)
 
 
-def explained(journal: JournalState, first: int, last: int) -> JournalState:
-    """Return the journal after a tombstone for records ``first`` … ``last``."""
-    gaps = tuple(
-        replace(gap, explained=True) if first <= gap.first and gap.last <= last else gap
-        for gap in journal.gaps
-    )
-    return replace(journal, gaps=gaps)
+def explained(journal: JournalState, first: int, last: int, most: int) -> JournalState:
+    """Return the journal after a tombstone for records ``first`` … ``last``; it may cover a part of a gap only."""
+    gaps: list[Missing] = []
+    for gap in journal.gaps:
+        parts = [gap]
+        if not gap.explained and gap.first <= last and first <= gap.last:
+            parts = [
+                Missing(gap.first, first - 1),
+                Missing(max(gap.first, first), min(gap.last, last), explained=True),
+                Missing(last + 1, gap.last),
+            ]
+        for part in parts:
+            before = gaps[-1] if gaps else None
+            if part.first > part.last:
+                continue
+            if before is not None and (before.last + 1, before.explained) == (part.first, part.explained):
+                gaps[-1] = replace(before, last=part.last)
+            else:
+                gaps.append(part)
+    return replace(journal, gaps=tuple(gaps[-most:]))
 
 
 def _open(data: bytes, max_bytes: int) -> dict[str, Any]:

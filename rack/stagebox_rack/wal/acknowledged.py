@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stagebox import cbor, files
-from stagebox.errors import DecodeError
+from stagebox import cbor
+from stagebox.errors import DecodeError, StorageError
+from stagebox_rack.wal.disk import Disk
 
 VERSION = 1
 _MAX_BYTES = 256
@@ -50,10 +51,16 @@ def load_cursor(path: Path, rack: str, journal: bytes) -> int:
         raise DecodeError(f"journal cursor cannot be read: {error.strerror}") from None
 
 
-def save_cursor(path: Path, rack: str, journal: bytes, acknowledged: int) -> None:
+def save_cursor(disk: Disk, path: Path, rack: str, journal: bytes, acknowledged: int) -> None:
     """Replace the file.
 
     Raises:
         StorageError: the disk refused; the old file stays.
     """
-    files.write_atomic(path, encode_cursor(rack, journal, acknowledged))
+    try:
+        disk.put(path, encode_cursor(rack, journal, acknowledged))
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path}: {error.strerror}",
+            remedy=f"check that {path.parent} is writable by this user and has free space",
+        ) from error

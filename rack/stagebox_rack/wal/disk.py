@@ -9,6 +9,8 @@ import errno
 import os
 from pathlib import Path
 
+TEMPORARY_SUFFIX = ".tmp"
+
 _ZEROS = bytes(1 << 20)
 
 
@@ -51,6 +53,14 @@ class Disk:
         """Remove a name; a missing one is fine."""
         path.unlink(missing_ok=True)
 
+    def make_dir(self, path: Path) -> None:
+        """Create a directory (0700) and missing parents, durably; one that is there stays as it is."""
+        if path.is_dir():
+            return
+        self.make_dir(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+        self.sync_dir(path.parent)
+
     def sync_dir(self, path: Path) -> None:
         """Make a directory's entries durable."""
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -78,8 +88,26 @@ class Disk:
         finally:
             self.close(descriptor)
 
+    def put(self, path: Path, data: bytes) -> None:
+        """Replace ``path`` with ``data``, durably: after a crash it holds either the old bytes or the new ones."""
+        temporary = unfinished(path)
+        self.write_file(temporary, data)
+        self.rename(temporary, path)
+        self.sync_dir(path.parent)
+
+    def remove(self, *paths: Path) -> None:
+        """Remove files of one directory, durably; missing ones are fine."""
+        for path in paths:
+            self.unlink(path)
+        self.sync_dir(paths[0].parent)
+
     def zero_fill(self, descriptor: int, size: int) -> None:
         """Allocate ``size`` bytes by writing zeros, durably: a later overwrite needs no free space."""
         for offset in range(0, size, len(_ZEROS)):
             self.write_all(descriptor, _ZEROS[: min(len(_ZEROS), size - offset)], offset)
         self.datasync(descriptor)
+
+
+def unfinished(path: Path) -> Path:
+    """Return the name under which ``path`` is written; what has it counts for nothing after a crash."""
+    return path.with_name(path.name + TEMPORARY_SUFFIX)

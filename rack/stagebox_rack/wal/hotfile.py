@@ -13,9 +13,11 @@ from pathlib import Path
 
 from stagebox.records.seal import FILE_ID_BYTES
 from stagebox_rack.wal import journal_format as fmt
-from stagebox_rack.wal.disk import Disk
+from stagebox_rack.wal.disk import TEMPORARY_SUFFIX, Disk
 from stagebox_rack.wal.keyring import KEY_BYTES, NONCE_BYTES, Keyring, Random
 from stagebox_rack.wal.layout import Layout
+
+NEW_SUFFIX = ".new"
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def activate(
     """
     source = layout.spare
     if not source.exists():
-        source = layout.hot / f".{first:020d}.new"
+        source = layout.hot / f".{first:020d}{NEW_SUFFIX}"
         disk.unlink(source)
         _make_zeroed(source, size, disk)
     dek, file_id = random(KEY_BYTES), random(FILE_ID_BYTES)
@@ -158,7 +160,7 @@ def activate(
 
 
 def _make_zeroed(path: Path, size: int, disk: Disk) -> None:
-    temporary = path.with_name(f".{path.name}.zero.tmp")
+    temporary = path.with_name(f".{path.name}.zero{TEMPORARY_SUFFIX}")
     disk.unlink(temporary)
     descriptor = disk.create(temporary)
     try:

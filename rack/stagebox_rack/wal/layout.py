@@ -16,11 +16,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from stagebox import files
 from stagebox.errors import StorageError
+from stagebox_rack.wal.disk import Disk
 
 HOT_SUFFIX = ".hot"
-TEMPORARY_SUFFIX = ".tmp"
 _SEGMENT_NAME = re.compile(r"(\d{20})-(\d{20})")
 
 
@@ -82,27 +81,37 @@ class Layout:
         names = {path.name.split(".")[0] for path in self.segments.iterdir()}
         return [self.segments / name for name in sorted(names) if _SEGMENT_NAME.fullmatch(name)]
 
-    def make(self) -> None:
+    def make(self, disk: Disk) -> None:
         """Create the directories (0700).
 
         Raises:
             StorageError: they cannot be created.
         """
         for path in (self.root, self.hot, self.segments, self.quarantine):
-            files.make_private_dir(path)
+            try:
+                disk.make_dir(path)
+            except OSError as error:
+                raise StorageError(
+                    f"cannot create the directory {path}: {error.strerror}",
+                    remedy="choose another --state-dir, or create it for this user",
+                ) from error
 
     def has_data(self) -> bool:
         """Whether anything was ever journalled here."""
         return self.mark.exists() or any(self.segments.iterdir()) or bool(self.hot_files())
 
-    def to_quarantine(self, path: Path) -> Path:
-        """Move a file aside under a name that is free; return it."""
+    def to_quarantine(self, path: Path, disk: Disk) -> Path:
+        """Move a file aside, durably, under a name that is free; return it.
+
+        Raises:
+            OSError: the disk refuses, or the file is not there.
+        """
         for number in range(1, 1 << 20):
             target = self.quarantine / f"{path.name}.{number}"
             if not target.exists():
-                path.rename(target)
-                files.fsync_dir(self.quarantine)
-                files.fsync_dir(path.parent)
+                disk.rename(path, target)
+                disk.sync_dir(self.quarantine)
+                disk.sync_dir(path.parent)
                 return target
         raise StorageError(f"{self.quarantine} is full", remedy="look at its files and move them away")
 

@@ -82,8 +82,8 @@ SEALING: Final = (
     Step.NAME_SEAL,
 )
 """What turns frozen records into a segment; the hot file goes once all that it holds is in segments."""
-EVICTION: Final = (Step.WRITE_TOMBSTONE, Step.REMOVE_SEAL, Step.REMOVE_DATA)
-"""What removes a segment; the tombstone goes once nobody needs it."""
+CLEARING: Final = (Step.REMOVE_SEAL, Step.REMOVE_DATA)
+"""What follows the tombstone of a segment that goes; the tombstone itself goes once nobody needs it."""
 
 
 def after(stage: Stage, step: Step) -> Stage:

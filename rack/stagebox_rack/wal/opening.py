@@ -52,13 +52,15 @@ def open_directory(
         VerificationError: the key is not the one it was written with, or it is another rack's.
     """
     layout = Layout(directory)
-    layout.make()
+    layout.make(disk)
     lock = Lock(directory / "lock")
     lock.acquire()
     try:
         keyring = _keyring(layout, public, earlier, protection)
         mark_file = MarkFile(layout.mark, keyring, disk)
-        recovered = recover(layout, keyring, mark_file.load(), rack=rack, public=public, earlier=earlier)
+        recovered = recover(
+            layout, keyring, mark_file.load(), disk, rack=rack, public=public, earlier=earlier
+        )
         events = list(recovered.events)
         try:
             acknowledged = load_cursor(layout.cursor, rack, keyring.journal)

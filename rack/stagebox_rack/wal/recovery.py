@@ -3,7 +3,8 @@
 Rules: nothing is deleted but files that hold no record and leftovers of an unfinished seal whose hot file is
 still there; what does not verify goes to quarantine and is reported. Sequence numbers that were ever promised
 (journal or high-water mark, whichever is further) are not given out again. A key that opens nothing stops the
-journal instead of emptying it.
+journal instead of emptying it. A process that was killed may have left names and frames that only the kernel knows:
+nothing found here counts before it is durable, or a power cut could still take back what was shipped since.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from stagebox import files
 from stagebox.errors import DecodeError, StageboxError, StorageError, VerificationError
 from stagebox.records.seal import seal_hash
 from stagebox.records.tombstone import open_tombstone
 from stagebox.records.walbatch import FIRST_PREVIOUS, FIRST_SEQUENCE
 from stagebox_rack.wal import journal_format as fmt
 from stagebox_rack.wal.catalogue import SegmentSpan, Span
+from stagebox_rack.wal.disk import TEMPORARY_SUFFIX, Disk
 from stagebox_rack.wal.events import JournalEvent
-from stagebox_rack.wal.hotfile import HotSpan
+from stagebox_rack.wal.hotfile import NEW_SUFFIX, HotSpan
 from stagebox_rack.wal.journal import JournalHead
 from stagebox_rack.wal.keyring import Keyring
 from stagebox_rack.wal.layout import Layout
@@ -54,70 +55,96 @@ def recover(
     layout: Layout,
     keyring: Keyring,
     mark: Mark | None,
+    disk: Disk,
     *,
     rack: str,
     public: bytes,
     earlier: Collection[bytes] = (),
 ) -> Recovered:
-    """Read a journal's directory. Call with the journal's lock held.
+    """Read a journal's directory and finish what a crash interrupted. Call with the journal's lock held.
 
     Raises:
         VerificationError: the journal key is not the one this journal was written with, or it is another
             rack's journal.
-        StorageError: the disk cannot be read.
+        StorageError: the disk cannot be read or refuses a change.
     """
-    found = Recovered()
-    _remove_temporaries(layout)
-    # A mark or a data key that opened proves the KEK; after that, what does not open is damaged.
-    proven = mark is not None
-    _segments(layout, keyring, found, rack=rack, keys=(public, earlier), kek_proven=proven)
-    _hot_files(layout, keyring, found, rack=rack, mark=mark, kek_proven=proven or bool(found.segments))
-    _continuity(found)
-    _place_head(layout, found, mark)
-    return found
+    try:
+        return _Recovery(layout, keyring, mark, disk, rack, (public, earlier)).run()
+    except OSError as error:
+        raise StorageError(
+            f"cannot recover the journal in {layout.root}: {error.strerror or error}",
+            remedy="look at the disk; nothing was given up, and the next start tries again",
+        ) from error
 
 
-def _remove_temporaries(layout: Layout) -> None:
-    for directory in (layout.hot, layout.root):
-        for path in directory.iterdir():
-            if path.is_file() and (path.name.endswith(".tmp") or path.name.endswith(".new")):
-                path.unlink(missing_ok=True)
+class _Recovery:
+    """One run over one directory."""
 
+    def __init__(
+        self,
+        layout: Layout,
+        keyring: Keyring,
+        mark: Mark | None,
+        disk: Disk,
+        rack: str,
+        keys: tuple[bytes, Collection[bytes]],
+    ) -> None:
+        self._layout = layout
+        self._keyring = keyring
+        self._mark = mark
+        self._disk = disk
+        self._rack = rack
+        self._keys = keys
+        # A mark or a data key that opened proves the KEK; after that, what does not open is damaged.
+        self._kek_proven = mark is not None
+        self._found = Recovered()
 
-def _segments(
-    layout: Layout,
-    keyring: Keyring,
-    found: Recovered,
-    *,
-    rack: str,
-    keys: tuple[bytes, Collection[bytes]],
-    kek_proven: bool,
-) -> None:
-    hot_firsts = [int(path.stem) for path in layout.hot_files()]
-    for stem in layout.segment_stems():
-        paths = SegmentFiles.of(stem)
-        if not _finish_steps(layout, stem, hot_firsts, found, keys):
-            continue
+    def run(self) -> Recovered:
+        for directory in (
+            self._layout.root,
+            self._layout.hot,
+            self._layout.segments,
+            self._layout.quarantine,
+        ):
+            self._disk.sync_dir(directory)
+        self._remove_temporaries()
+        hot_firsts = [int(path.stem) for path in self._layout.hot_files()]
+        for stem in self._layout.segment_stems():
+            if self._finish_steps(stem, hot_firsts):
+                self._segment(stem)
+        self._hot_files()
+        _continuity(self._found)
+        _place_head(self._found, self._mark)
+        return self._found
+
+    def _remove_temporaries(self) -> None:
+        for directory in (self._layout.hot, self._layout.root):
+            for path in directory.iterdir():
+                if path.is_file() and path.suffix in (TEMPORARY_SUFFIX, NEW_SUFFIX):
+                    self._disk.unlink(path)
+
+    def _segment(self, stem: Path) -> None:
+        paths, segments = SegmentFiles.of(stem), self._found.segments
         try:
             data = paths.seal.read_bytes()
-            seal = load_seal(stem, *keys)
-        except OSError as error:
-            raise StorageError(f"cannot read {paths.seal}: {error.strerror}") from error
+            seal = load_seal(stem, *self._keys)
         except StageboxError as error:
-            _quarantine_segment(layout, stem, error, found)
-            continue
-        if not kek_proven:
-            segment_key(stem, seal, keyring)  # a key that opens nothing stops us before anything is moved
-            kek_proven = True
-        if (seal.rack, seal.journal) != (rack, keyring.journal):
+            self._quarantine_segment(stem, error)
+            return
+        if not self._kek_proven:
+            segment_key(
+                stem, seal, self._keyring
+            )  # a key that opens nothing stops us before anything is moved
+            self._kek_proven = True
+        if (seal.rack, seal.journal) != (self._rack, self._keyring.journal):
             owner = f"journal {seal.journal.hex()} of rack {seal.rack!r}"
-            _quarantine_segment(layout, stem, VerificationError(f"it belongs to {owner}"), found)
-            continue
-        if found.segments and seal.first <= found.segments[-1].last:
-            _quarantine_segment(layout, stem, StorageError("it overlaps the segment before it"), found)
-            continue
+            self._quarantine_segment(stem, VerificationError(f"it belongs to {owner}"))
+            return
+        if segments and seal.first <= segments[-1].last:
+            self._quarantine_segment(stem, StorageError("it overlaps the segment before it"))
+            return
         stat = paths.parquet.stat()
-        found.segments.append(
+        segments.append(
             SegmentSpan(
                 stem,
                 seal.first,
@@ -129,142 +156,123 @@ def _segments(
                 seal_hash(data),
             )
         )
-        found.seals.append((seal.last, data))
+        self._found.seals.append((seal.last, data))
 
+    def _finish_steps(self, stem: Path, hot_firsts: Sequence[int]) -> bool:
+        """Do what the machine asks for after a crash; return whether a segment is there."""
+        paths = SegmentFiles.of(stem)
+        unfinished = list(self._layout.segments.glob(f"{stem.name}.*{TEMPORARY_SUFFIX}"))
+        state = Found(
+            hot=any(first <= int(stem.name[:20]) for first in hot_firsts),
+            unfinished=bool(unfinished),
+            parquet=paths.parquet.exists(),
+            key=paths.key.exists(),
+            seal=paths.seal.exists(),
+            tombstone=paths.tombstone.exists(),
+        )
+        for step in recovery(state):
+            match step:
+                case Step.DROP_UNFINISHED:
+                    keep_named = state.seal or state.tombstone
+                    self._disk.remove(*(unfinished if keep_named else (*unfinished, *paths)))
+                case Step.REMOVE_SEAL:
+                    self._disk.remove(paths.seal)
+                case Step.REMOVE_DATA:
+                    self._disk.remove(paths.key, paths.parquet)
+                case Step.QUARANTINE:
+                    self._quarantine_segment(stem, StorageError("one of its files is missing"))
+                case _:
+                    pass  # the hot file goes once it is known that its segments hold all of it
+        if state.tombstone:
+            self._tombstone(paths.tombstone)
+        return state.seal and state.parquet and state.key and not state.tombstone
 
-def _finish_steps(
-    layout: Layout,
-    stem: Path,
-    hot_firsts: Sequence[int],
-    found: Recovered,
-    keys: tuple[bytes, Collection[bytes]],
-) -> bool:
-    """Do what the machine asks for after a crash; return whether a segment is there."""
-    paths = SegmentFiles.of(stem)
-    unfinished = list(layout.segments.glob(f"{stem.name}.*.tmp"))
-    state = Found(
-        hot=any(first <= int(stem.name[:20]) for first in hot_firsts),
-        unfinished=bool(unfinished),
-        parquet=paths.parquet.exists(),
-        key=paths.key.exists(),
-        seal=paths.seal.exists(),
-        tombstone=paths.tombstone.exists(),
-    )
-    for step in recovery(state):
-        match step:
-            case Step.DROP_UNFINISHED:
-                for path in unfinished if state.seal or state.tombstone else (*unfinished, *paths):
-                    path.unlink(missing_ok=True)
-            case Step.REMOVE_SEAL:
-                paths.seal.unlink()
-            case Step.REMOVE_DATA:
-                paths.key.unlink(missing_ok=True)
-                paths.parquet.unlink(missing_ok=True)
-            case Step.QUARANTINE:
-                _quarantine_segment(layout, stem, StorageError("one of its files is missing"), found)
-            case _:
-                continue  # the hot file goes once it is known that its segments hold all of it
-        files.fsync_dir(layout.segments)
-    if state.tombstone:
-        _tombstone(layout, paths.tombstone, found, keys)
-    return state.seal and state.parquet and state.key and not state.tombstone
+    def _tombstone(self, path: Path) -> None:
+        data = path.read_bytes()
+        try:
+            if open_tombstone(data, *self._keys).acknowledged:
+                self._disk.remove(path)
+            else:
+                self._found.tombstones.append((path, data))
+        except StageboxError as error:
+            self._damaged(path, int(path.name[:20]), error.message)
 
-
-def _tombstone(layout: Layout, path: Path, found: Recovered, keys: tuple[bytes, Collection[bytes]]) -> None:
-    data = path.read_bytes()
-    try:
-        if open_tombstone(data, *keys).acknowledged:
-            path.unlink()
-        else:
-            found.tombstones.append((path, data))
-    except StageboxError as error:
-        target = layout.to_quarantine(path)
-        found.report(
-            "wal_damaged", "alert", file=target.name, first=int(path.name[:20]), reason=error.message
+    def _quarantine_segment(self, stem: Path, error: StageboxError) -> None:
+        for path in SegmentFiles.of(stem):
+            with contextlib.suppress(FileNotFoundError):
+                self._layout.to_quarantine(path, self._disk)
+        first, last = (int(part) for part in stem.name.split("-"))
+        self._found.report(
+            "wal_damaged", "alert", file=stem.name, first=first, last=last, reason=error.message
         )
 
+    def _hot_files(self) -> None:
+        scanned: list[tuple[Path, fmt.HotHeader, fmt.Scan]] = []
+        kek_proven = self._kek_proven or bool(self._found.segments)
+        for path in self._layout.hot_files():
+            try:
+                header, scan = self._scan_file(path)
+            except (DecodeError, VerificationError) as error:
+                if isinstance(error, VerificationError) and not kek_proven:
+                    raise
+                self._damaged(path, int(path.stem), error.message)
+                continue
+            if header.rack != self._rack:
+                raise VerificationError(
+                    f"the journal in {self._layout.root} belongs to rack {header.rack!r}, this rack is {self._rack!r}",
+                    remedy="give this rack its own state directory",
+                )
+            kek_proven = True
+            scanned.append((path, header, scan))
+        sealed_last = self._found.segments[-1].last if self._found.segments else 0
+        for index, (path, header, scan) in enumerate(scanned):
+            # A batch that was written twice (its first file failed) counts in the later file.
+            limit = scanned[index + 1][1].first if index + 1 < len(scanned) else None
+            frames = [
+                f
+                for f in scan.frames
+                if f.batch.last > sealed_last and (limit is None or f.batch.last < limit)
+            ]
+            self._hot_span(path, header, scan, frames, sealed_last)
 
-def _quarantine_segment(layout: Layout, stem: Path, error: StageboxError, found: Recovered) -> None:
-    for path in SegmentFiles.of(stem):
-        with contextlib.suppress(FileNotFoundError):
-            layout.to_quarantine(path)
-    first, last = (int(part) for part in stem.name.split("-"))
-    found.report("wal_damaged", "alert", file=stem.name, first=first, last=last, reason=error.message)
+    def _hot_span(
+        self, path: Path, header: fmt.HotHeader, scan: fmt.Scan, frames: list[fmt.Frame], sealed_last: int
+    ) -> None:
+        found, mark = self._found, self._mark
+        if not frames and scan.frames:
+            self._disk.remove(path)  # sealed, or written again to a later file, before the crash
+            return
+        if scan.torn_bytes:
+            found.report("wal_torn_tail", "warning", file=path.name, bytes=scan.torn_bytes)
+        if not frames:
+            promised = mark is not None and mark.sequence >= header.first > sealed_last
+            if promised and scan.torn_bytes:
+                self._damaged(path, int(path.stem), "no frame in it authenticates")
+            else:
+                self._disk.remove(path)
+            return
+        self._make_durable(path)
+        last = frames[-1]
+        first = frames[0].batch
+        found.frozen.append(
+            HotSpan(path, first.first, last.batch.last, first.previous, last.batch.digest, last.end)
+        )
 
-
-def _hot_files(
-    layout: Layout, keyring: Keyring, found: Recovered, *, rack: str, mark: Mark | None, kek_proven: bool
-) -> None:
-    scanned: list[tuple[Path, fmt.HotHeader, fmt.Scan]] = []
-    for path in layout.hot_files():
+    def _make_durable(self, path: Path) -> None:
+        descriptor = self._disk.open(path)
         try:
-            header, scan = _scan_file(path, keyring)
-        except DecodeError as error:
-            _quarantine_hot(layout, path, error.message, found)
-            continue
-        except VerificationError as error:
-            if not kek_proven:
-                raise
-            _quarantine_hot(layout, path, error.message, found)
-            continue
-        if header.rack != rack:
-            raise VerificationError(
-                f"the journal in {layout.root} belongs to rack {header.rack!r}, this rack is {rack!r}",
-                remedy="give this rack its own state directory",
-            )
-        kek_proven = True
-        scanned.append((path, header, scan))
-    sealed_last = found.segments[-1].last if found.segments else 0
-    for index, (path, header, scan) in enumerate(scanned):
-        # A batch that was written twice (its first file failed) counts in the later file.
-        limit = scanned[index + 1][1].first if index + 1 < len(scanned) else None
-        frames = [
-            f for f in scan.frames if f.batch.last > sealed_last and (limit is None or f.batch.last < limit)
-        ]
-        _hot_span(layout, path, header, scan, frames, found, mark, sealed_last)
+            self._disk.datasync(descriptor)
+        finally:
+            self._disk.close(descriptor)
 
-
-def _hot_span(
-    layout: Layout,
-    path: Path,
-    header: fmt.HotHeader,
-    scan: fmt.Scan,
-    frames: list[fmt.Frame],
-    found: Recovered,
-    mark: Mark | None,
-    sealed_last: int,
-) -> None:
-    if not frames and scan.frames:
-        path.unlink(missing_ok=True)  # sealed, or written again to a later file, before the crash
-        return
-    if scan.torn_bytes:
-        found.report("wal_torn_tail", "warning", file=path.name, bytes=scan.torn_bytes)
-    if not frames:
-        promised = mark is not None and mark.sequence >= header.first > sealed_last
-        if promised and scan.torn_bytes:
-            _quarantine_hot(layout, path, "no frame in it authenticates", found)
-        else:
-            path.unlink(missing_ok=True)
-        return
-    last = frames[-1]
-    first = frames[0].batch
-    found.frozen.append(
-        HotSpan(path, first.first, last.batch.last, first.previous, last.batch.digest, last.end)
-    )
-
-
-def _scan_file(path: Path, keyring: Keyring) -> tuple[fmt.HotHeader, fmt.Scan]:
-    try:
+    def _scan_file(self, path: Path) -> tuple[fmt.HotHeader, fmt.Scan]:
         data = path.read_bytes()
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}") from error
-    header = fmt.decode_header(data)
-    return header, fmt.scan(data, header, header.unwrap(keyring, path.name), whole=False)
+        header = fmt.decode_header(data)
+        return header, fmt.scan(data, header, header.unwrap(self._keyring, path.name), whole=False)
 
-
-def _quarantine_hot(layout: Layout, path: Path, reason: str, found: Recovered) -> None:
-    target = layout.to_quarantine(path)
-    found.report("wal_damaged", "alert", file=target.name, first=int(path.stem), reason=reason)
+    def _damaged(self, path: Path, first: int, reason: str) -> None:
+        target = self._layout.to_quarantine(path, self._disk)
+        self._found.report("wal_damaged", "alert", file=target.name, first=first, reason=reason)
 
 
 def _continuity(found: Recovered) -> None:
@@ -276,7 +284,7 @@ def _continuity(found: Recovered) -> None:
             found.report("wal_chain_broken", "alert", at=after.first)
 
 
-def _place_head(layout: Layout, found: Recovered, mark: Mark | None) -> None:
+def _place_head(found: Recovered, mark: Mark | None) -> None:
     spans: list[Span] = [*found.segments, *found.frozen]
     if spans:
         found.head = JournalHead(spans[-1].last + 1, spans[-1].head)

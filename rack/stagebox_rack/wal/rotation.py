@@ -19,10 +19,10 @@ from stagebox.errors import DecodeError, StorageError, VerificationError
 from stagebox.records.seal import open_seal
 from stagebox_rack.limits import LIMITS
 from stagebox_rack.wal import journal_format as fmt
-from stagebox_rack.wal.disk import Disk
+from stagebox_rack.wal.disk import Disk, unfinished
 from stagebox_rack.wal.kek_protection import Keeper, Protection
 from stagebox_rack.wal.keyring import KEY_BYTES, NONCE_BYTES, Keyring, Random, load_keyring
-from stagebox_rack.wal.layout import HOT_SUFFIX, TEMPORARY_SUFFIX, Layout, Lock
+from stagebox_rack.wal.layout import HOT_SUFFIX, Layout, Lock
 from stagebox_rack.wal.mark import MarkFile
 from stagebox_rack.wal.segment_key import decode_key, encode_key, key_context, open_key
 
@@ -95,7 +95,7 @@ class _Work:
 
     def run(self, asked: Protection) -> Rotation:
         ring = load_keyring(self.layout.kek, self.keeper)
-        self.layout.make()
+        self.layout.make(self.disk)
         protection = self.keeper.choose(asked)
         self._prove(ring)
         if len(ring.versions) > 1:
@@ -160,8 +160,7 @@ class _Work:
             dek = open_key(data, ring, context, path.name)
         except (DecodeError, VerificationError, FileNotFoundError):
             return False
-        # Recovery removes a temporary of this name.
-        temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+        temporary = unfinished(path)  # recovery removes it
         wrapped = ring.wrap(dek, context, self.random(NONCE_BYTES))
         self.disk.write_file(temporary, encode_key(ring, wrapped))
         self.on_step("key_written")

@@ -1,4 +1,4 @@
-"""From frozen hot files to sealed segments, and the removal of old segments. Blocking, for a worker thread.
+"""From frozen hot files to sealed segments. Blocking, for a worker thread.
 
 What is done, and in which order, is said in ``lifecycle.py``; this does it. A hot file with damage is kept in
 quarantine, and what authenticated in it is still sealed.
@@ -6,7 +6,6 @@ quarantine, and what authenticated in it is still sealed.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
@@ -19,16 +18,14 @@ from nacl.signing import SigningKey
 
 from stagebox.errors import DecodeError, StorageError, VerificationError
 from stagebox.records.seal import FILE_ID_BYTES, Seal, seal_hash
-from stagebox.records.tombstone import Tombstone
 from stagebox_rack.wal import journal_format as fmt
 from stagebox_rack.wal.catalogue import Catalogue, SegmentSpan
-from stagebox_rack.wal.disk import Disk
+from stagebox_rack.wal.disk import Disk, unfinished
 from stagebox_rack.wal.events import JournalEvent, OnEvent
 from stagebox_rack.wal.hotfile import HotSpan
 from stagebox_rack.wal.keyring import KEY_BYTES, NONCE_BYTES, Keyring, Random
 from stagebox_rack.wal.layout import Layout
-from stagebox_rack.wal.lifecycle import EVICTION, SEALING, Stage, Step, after
-from stagebox_rack.wal.retention import Eviction
+from stagebox_rack.wal.lifecycle import SEALING, Stage, Step, after
 from stagebox_rack.wal.segment import SegmentFiles, SegmentIdentity, segment_parquet
 from stagebox_rack.wal.segment_key import encode_key, key_context
 
@@ -82,7 +79,7 @@ def _nothing(_: Step) -> None:
 
 
 class Sealer:
-    """Seals and evicts for one journal; a second worker waits, then finds nothing left to do.
+    """Seals for one journal; a second worker waits, then finds nothing left to do.
 
     ``clock_quality`` says what is known of the clock; ``on_seal`` gets each new seal, ``on_step`` hears of each step
     once it is durable.
@@ -157,8 +154,7 @@ class Sealer:
             reason = "; ".join(d.reason for d in content.scan.damage) or f"{lost} records are missing"
             self._quarantine(span.path, span.first, span.last, reason)
         else:
-            self._disk.unlink(span.path)
-            self._disk.sync_dir(self._layout.hot)
+            self._disk.remove(span.path)
             self._on_step(Step.REMOVE_HOT)
         for segment in segments:
             detail = {"first": segment.first, "last": segment.last, "bytes": segment.size}
@@ -197,10 +193,10 @@ class Sealer:
             Stage.FROZEN,
             SEALING,
             {
-                Step.WRITE_PARQUET: lambda: self._disk.write_file(_unfinished(paths.parquet), parquet),
+                Step.WRITE_PARQUET: lambda: self._disk.write_file(unfinished(paths.parquet), parquet),
                 Step.NAME_PARQUET: lambda: self._name(paths.parquet),
-                Step.WRITE_KEY: lambda: self._put(paths.key, encode_key(keyring, wrapped)),
-                Step.WRITE_SEAL: lambda: self._disk.write_file(_unfinished(paths.seal), seal),
+                Step.WRITE_KEY: lambda: self._disk.put(paths.key, encode_key(keyring, wrapped)),
+                Step.WRITE_SEAL: lambda: self._disk.write_file(unfinished(paths.seal), seal),
                 Step.NAME_SEAL: lambda: self._name(paths.seal),
             },
         )
@@ -216,64 +212,6 @@ class Sealer:
             seal_hash(seal),
         )
 
-    def evict(self, chosen: Sequence[Eviction]) -> list[tuple[Path, bytes]]:
-        """Remove segments; return the tombstones (path, bytes) of what the mixer never had, which must be journalled.
-
-        Raises:
-            StorageError: the disk refused; what is condemned goes at the next start.
-        """
-        with self._lock:
-            try:
-                kept = [self._evict(eviction) for eviction in chosen]
-            except OSError as error:
-                raise StorageError(f"cannot remove a segment: {error.strerror or error}") from error
-        return [tombstone for tombstone in kept if tombstone is not None]
-
-    def _evict(self, eviction: Eviction) -> tuple[Path, bytes] | None:
-        segment, paths = eviction.segment, SegmentFiles.of(eviction.segment.stem)
-        if segment not in self._catalogue.segments():
-            return None
-        tombstone = Tombstone(
-            rack=self._rack,
-            journal=self._keyring.journal,
-            first=segment.first,
-            last=segment.last,
-            previous=segment.previous,
-            head=segment.head,
-            seal=segment.seal_hash,
-            acknowledged=eviction.acknowledged,
-            reason=eviction.reason,
-            time_ns=time.time_ns(),
-        ).sign(self._signing_key)
-        self._catalogue.evicted(segment)
-        self._perform(
-            Stage.ACKNOWLEDGED if eviction.acknowledged else Stage.SEALED,
-            EVICTION,
-            {
-                Step.WRITE_TOMBSTONE: lambda: self._put(paths.tombstone, tombstone),
-                Step.REMOVE_SEAL: lambda: self._remove(paths.seal),
-                Step.REMOVE_DATA: lambda: self._remove(paths.key, paths.parquet),
-            },
-        )
-        detail = {
-            "first": segment.first,
-            "last": segment.last,
-            "bytes": segment.size,
-            "reason": eviction.reason.value,
-        }
-        if eviction.acknowledged:
-            self.forget(paths.tombstone)
-            self._on_event(JournalEvent("wal_evicted", "info", detail))
-            return None
-        self._on_event(JournalEvent("wal_evicted_unshipped", "alert", detail))
-        return paths.tombstone, tombstone
-
-    def forget(self, tombstone: Path) -> None:
-        """Remove a tombstone that nobody needs any more; one that stays is looked at again at the next start."""
-        with contextlib.suppress(OSError):
-            self._remove(tombstone)
-            self._on_step(Step.REMOVE_TOMBSTONE)
-
     def _perform(
         self, stage: Stage, steps: Sequence[Step], actions: Mapping[Step, Callable[[], None]]
     ) -> None:
@@ -282,24 +220,11 @@ class Sealer:
             actions[step]()
             self._on_step(step)
 
-    def _put(self, path: Path, data: bytes) -> None:
-        self._disk.write_file(_unfinished(path), data)
-        self._name(path)
-
     def _name(self, path: Path) -> None:
-        self._disk.rename(_unfinished(path), path)
+        self._disk.rename(unfinished(path), path)
         self._disk.sync_dir(path.parent)
 
-    def _remove(self, *paths: Path) -> None:
-        for path in paths:
-            self._disk.unlink(path)
-        self._disk.sync_dir(paths[0].parent)
-
     def _quarantine(self, path: Path, first: int, last: int, reason: str) -> None:
-        target = self._layout.to_quarantine(path)
+        target = self._layout.to_quarantine(path, self._disk)
         detail = {"file": target.name, "first": first, "last": last, "reason": reason}
         self._on_event(JournalEvent("wal_damaged", "alert", detail))
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(path.name + ".tmp")

@@ -26,6 +26,8 @@ from stagebox_rack.wal.catalogue import Catalogue, SegmentSpan, Span
 from stagebox_rack.wal.commit import GroupCommit
 from stagebox_rack.wal.disk import Disk
 from stagebox_rack.wal.events import JournalEvent, OnEvent
+from stagebox_rack.wal.eviction import Evictor
+from stagebox_rack.wal.graves import Graves
 from stagebox_rack.wal.hotfile import HotSpan
 from stagebox_rack.wal.importance import importance
 from stagebox_rack.wal.journal import FULL, Edges, Journal
@@ -76,6 +78,7 @@ class Wal:
         self._committed = found.head.next - 1
         self._acknowledged = self._saved = min(opened.acknowledged, self._committed)
         self._records = self._lost = self._activations = 0
+        self._graves = Graves()
         self._advanced = asyncio.Condition()
         self._notify: asyncio.Task[None] | None = None
         self._sealing = asyncio.Lock()
@@ -101,6 +104,15 @@ class Wal:
             on_event=self._post_event,
             on_seal=self._post_seal,
             clock_quality=clock_quality,
+            disk=edges.disk,
+        )
+        self._evictor = Evictor(
+            self._catalogue,
+            signing_key,
+            rack=rack,
+            journal=opened.keyring.journal,
+            on_event=self._post_event,
+            on_tombstone=self._post_tombstone,
             disk=edges.disk,
         )
         self._wake_maintenance = asyncio.Event()
@@ -275,12 +287,15 @@ class Wal:
             raise ValueError(f"sequence {sequence} was never committed")
         if rewind or sequence > self._acknowledged:
             self._acknowledged = sequence
+            for path in self._graves.acknowledged(sequence):
+                self._forget(path)
             self._wake_waiters()
 
     async def rekey(self, signing_key: SigningKey) -> None:
         """Seal with another key from now on; what was sealed before stays readable."""
         self._earlier, self._public = (*self._earlier, self._public), bytes(signing_key.verify_key)
         await asyncio.to_thread(self._sealer.rekey, signing_key)  # waits for a segment being sealed
+        await asyncio.to_thread(self._evictor.rekey, signing_key)
 
     async def seal_now(self) -> None:
         """Commit what is queued, close the active file and seal every closed file.
@@ -368,16 +383,28 @@ class Wal:
             self._journal_tombstone(path, data)
 
     def _journal_tombstone(self, path: Path, data: bytes) -> None:
+        def journalled(done: asyncio.Future[int]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                self._graves.journalled(path, data, done.result())
+
         future = self._take_record(tombstone.KIND, data)
         if future is not None:
-            future.add_done_callback(lambda done: self._forget(path) if done.exception() is None else None)
+            future.add_done_callback(journalled)
 
     def _forget(self, path: Path) -> None:
-        self._loop.run_in_executor(None, self._sealer.forget, path)
+        self._loop.run_in_executor(None, self._evictor.forget, path)
 
     def _post_seal(self, data: bytes) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is gone: the next start journals it
             self._loop.call_soon_threadsafe(self._take_seal, data)
+
+    def _post_tombstone(self, segment: SegmentSpan, path: Path, data: bytes) -> None:
+        def take() -> None:
+            for again in (*self._graves.evicted(segment.first, segment.last), (path, data)):
+                self._journal_tombstone(*again)
+
+        with contextlib.suppress(RuntimeError):  # as above
+            self._loop.call_soon_threadsafe(take)
 
     def _take_seal(self, data: bytes) -> None:
         if self._journal_seals:
@@ -448,9 +475,7 @@ class Wal:
             now=time.time(),
             quota=Quota(limits.wal_quota_bytes, limits.wal_grace, limits.wal_age),
         )
-        if chosen:
-            for path, data in await asyncio.to_thread(self._sealer.evict, chosen):
-                self._journal_tombstone(path, data)
+        await asyncio.to_thread(self._evictor.evict, chosen)
 
     async def _save_cursor(self) -> None:
         if self._acknowledged != self._saved:
@@ -459,4 +484,4 @@ class Wal:
             self._saved = acknowledged
 
     def _write_cursor(self, acknowledged: int) -> None:
-        save_cursor(self._layout.cursor, self._rack, self._keyring.journal, acknowledged)
+        save_cursor(self._disk, self._layout.cursor, self._rack, self._keyring.journal, acknowledged)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,16 @@ from stagebox_mixer.lake.merging import to_merge, to_retire, to_sort
 from stagebox_mixer.lake.migration import import_ledger
 from stagebox_mixer.lake.reading import Span, open_reader
 from stagebox_mixer.lake.sorting import date_of
-from stagebox_mixer.lake.state import ARRIVALS, ChainHead, Hold, LakeFile, Position
+from stagebox_mixer.lake.state import (
+    ARRIVALS,
+    ChainHead,
+    Hold,
+    JournalState,
+    LakeFile,
+    Missing,
+    Position,
+    explained,
+)
 from stagebox_mixer.lake.storage import LocalStorage
 from stagebox_mixer.lake.verify import LakeDamageError, verify
 from stagebox_mixer.limits import LIMITS
@@ -331,6 +341,44 @@ async def test_what_is_too_old_goes_unless_a_hold_covers_it(tmp_path: Path, jour
     assert date_of(old) not in {line.date for line in lake.reader().listing()}
     assert len(records_in(lake.reader(), RACK)) == 6
     assert not list((tmp_path / "data").rglob(f"date={date_of(old)}"))
+    await lake.close()
+
+
+def test_tombstones_explain_what_they_name_and_no_more() -> None:
+    gaps = (Missing(3, 20), Missing(30, 31))
+    held = replace(JournalState(RACK, bytes(16)), gaps=gaps)
+    for first, last in ((3, 8), (9, 12), (19, 40)):
+        held = explained(held, first, last, 100)
+    assert held.gaps == (
+        Missing(3, 12, explained=True), Missing(13, 18), Missing(19, 20, explained=True), Missing(30, 31, explained=True)
+    )  # fmt: skip
+    assert explained(held, 13, 18, 100).gaps == (
+        Missing(3, 20, explained=True),
+        Missing(30, 31, explained=True),
+    )
+    assert len(explained(held, 15, 15, 2).gaps) == 2
+
+
+async def test_a_commit_that_took_place_although_the_storage_said_no_is_not_made_twice(
+    tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = make_lake(tmp_path)
+    await lake.open()
+    original = LocalStorage.write
+
+    def write(storage: LocalStorage, path: str, data: bytes) -> None:
+        original(storage, path, data)
+        if path.startswith("manifest/"):
+            raise OSError(5, "Input/output error")
+
+    made = commit(journal, *mixed(0))
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalStorage, "write", write)
+        with pytest.raises(StorageError):
+            await lake.commit([made], position=Position(1, 1))
+    assert (lake.head(RACK, journal.journal).last, lake.state().position.stream_seq) == (3, 1)
+    await lake.commit([commit(journal, *mixed(1))], position=Position(1, 2))
+    assert [sequence for sequence, _, _ in records_in(lake.reader(), RACK)] == [1, 2, 3, 4, 5, 6]
     await lake.close()
 
 

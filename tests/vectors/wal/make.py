@@ -137,7 +137,7 @@ def make(directory: Path) -> None:
 def make_segment(directory: Path) -> None:
     """Write ``segment.parquet``, ``segment.key`` and ``segment.seal`` (not the same bytes every time)."""
     layout = Layout(directory / "wal")
-    layout.make()
+    layout.make(Disk())
     hot = layout.hot_file(1)
     hot.write_bytes((directory / "clean.hot").read_bytes())
     last = batches()[-1]

@@ -6,7 +6,9 @@ import itertools
 
 import pytest
 
-from stagebox_rack.wal.lifecycle import EVICTION, SEALING, TRANSITIONS, Found, Stage, Step, after, recovery
+from stagebox_rack.wal.lifecycle import CLEARING, SEALING, TRANSITIONS, Found, Stage, Step, after, recovery
+
+EVICTION = (Step.WRITE_TOMBSTONE, *CLEARING)
 
 # What each step does to the names on the disk.
 EFFECTS: dict[Step, dict[str, bool]] = {

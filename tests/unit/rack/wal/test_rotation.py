@@ -14,6 +14,7 @@ from stagebox.cli import host
 from stagebox.errors import KeyFileError, StorageError, VerificationError
 from stagebox_rack import cli_wal
 from stagebox_rack.wal import rotation
+from stagebox_rack.wal.disk import Disk
 from stagebox_rack.wal.inspect import verify
 from stagebox_rack.wal.kek_protection import CREDENTIAL, Keeper, Protection
 from stagebox_rack.wal.keyring import load_keyring
@@ -147,7 +148,7 @@ async def test_a_mark_under_an_older_held_key_still_counts(bench: Bench) -> None
 
 async def test_what_is_in_quarantine_keeps_its_key_and_stops_no_new_one(bench: Bench) -> None:
     layout = Layout(bench.directory)
-    layout.to_quarantine(layout.hot_files()[0])
+    layout.to_quarantine(layout.hot_files()[0], Disk())
     (bench.directory / "mark").unlink()
     assert turn(bench).held.keys() == {1}
     assert (turn(bench).version, held(bench)) == (3, (1, 3))
@@ -209,7 +210,7 @@ async def test_as_many_versions_as_the_file_takes_and_no_more(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout = Layout(bench.directory)
-    layout.to_quarantine(layout.hot_files()[0])
+    layout.to_quarantine(layout.hot_files()[0], Disk())
     monkeypatch.setattr(rotation, "LIMITS", type("Limits", (), {"wal_kek_versions": 2}))
     turn(bench)
     with pytest.raises(StorageError, match="as many as it can"):
@@ -230,7 +231,7 @@ async def test_a_plain_journal_comes_under_a_credential(bench: Bench, tmp_path: 
 
 async def test_a_version_1_key_file_is_read_and_turned_into_version_2(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "wal")
-    layout.make()
+    layout.make(Disk())
     shutil.copy(VECTORS / "kek.key", layout.kek)
     layout.kek.chmod(0o600)
     shutil.copy(VECTORS / "clean.hot", layout.hot_file(1))
