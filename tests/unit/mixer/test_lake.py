@@ -350,8 +350,11 @@ def test_tombstones_explain_what_they_name_and_no_more() -> None:
     for first, last in ((3, 8), (9, 12), (19, 40)):
         held = explained(held, first, last, 100)
     assert held.gaps == (
-        Missing(3, 12, explained=True), Missing(13, 18), Missing(19, 20, explained=True), Missing(30, 31, explained=True)
-    )  # fmt: skip
+        Missing(3, 12, explained=True),
+        Missing(13, 18),
+        Missing(19, 20, explained=True),
+        Missing(30, 31, explained=True),
+    )
     assert explained(held, 13, 18, 100).gaps == (
         Missing(3, 20, explained=True),
         Missing(30, 31, explained=True),
