@@ -112,6 +112,8 @@ class Sealer:
         self._random = random
         self._on_step = on_step
         self._lock = threading.Lock()
+        # Runs that are committed while the rest of their hot file is not: another attempt goes on after them.
+        self._committed: dict[Path, SegmentSpan] = {}
 
     def rekey(self, signing_key: SigningKey) -> None:
         """Seal with another key from the next segment on."""
@@ -147,6 +149,7 @@ class Sealer:
         for run in runs(content.frames):
             segments.append(self._seal_run(run, content, previous_seal))
             previous_seal = segments[-1].seal_hash
+        self._committed.clear()
         self._catalogue.sealed(span, segments)
         batches = [frame.batch for frame in content.frames]
         lost = span.last - span.first + 1 - sum(b.last - b.first + 1 for b in batches)
@@ -165,7 +168,12 @@ class Sealer:
         batches = [frame.batch for frame in run]
         first, last = batches[0].first, batches[-1].last
         stem = self._layout.segment_stem(first, last)
+        if stem in self._committed:
+            return self._committed[stem]
         paths = SegmentFiles.of(stem)
+        if paths.seal.exists():
+            # An attempt failed after its seal had its name: it must not come back beside another attempt's key.
+            self._disk.remove(paths.seal)
         dek, file_id = self._random(KEY_BYTES), self._random(FILE_ID_BYTES)
         keyring, boot = self._keyring, content.header.boot
         identity = SegmentIdentity(self._rack, keyring.journal, keyring.version, file_id, boot)
@@ -201,7 +209,7 @@ class Sealer:
             },
         )
         self._on_seal(seal)
-        return SegmentSpan(
+        self._committed[stem] = SegmentSpan(
             stem,
             first,
             last,
@@ -211,6 +219,7 @@ class Sealer:
             time.time(),
             seal_hash(seal),
         )
+        return self._committed[stem]
 
     def _perform(
         self, stage: Stage, steps: Sequence[Step], actions: Mapping[Step, Callable[[], None]]
