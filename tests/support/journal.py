@@ -93,6 +93,12 @@ class Bench:
         return journal, catalogue
 
 
+async def fill(wal: Wal, count: int, size: int = 64) -> int:
+    """Append so many records and wait for them; return the last sequence."""
+    futures = [wal.append("meter", n, SUBJECT, bytes([n % 256]) * size) for n in range(count)]
+    return (await asyncio.gather(*futures))[-1]
+
+
 async def read_all(wal: Wal, after: int = 0) -> list[CommittedBatch]:
     """Every batch ``wal`` hands out."""
     return [batch async for batch in wal.batches_after(after)]

@@ -8,9 +8,10 @@
                                                ▲─────────────────write tombstone (quota, age)────────────┘
 
 Rules: until its seal has its name a segment does not count and the hot file does; from then on the hot file does not.
-A seal whose naming failed is taken back, durably, before another attempt begins. What a tombstone names is going, whatever else is still there. A tombstone of what the mixer never had stays until it
-is journalled. So every stage can be told from the names on the disk alone, and :func:`recovery` says what to do after
-a crash between any two steps.
+A seal whose naming failed is taken back, durably, before another attempt begins. What a tombstone names is going,
+whatever else is still there. A tombstone of what the mixer never had stays until the mixer holds its record. So every
+stage can be told from the names on the disk alone, and :func:`recovery` says what to do after a crash between any two
+steps.
 """
 
 from __future__ import annotations

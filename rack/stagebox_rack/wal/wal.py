@@ -243,6 +243,8 @@ class Wal:
             VerificationError: a file does not verify.
         """
         while True:
+            if sequence >= self._committed:
+                return  # what is durable and not yet announced comes with its announcement
             batch = self._tail.after(sequence)
             if batch is not None:
                 yield batch
@@ -261,6 +263,8 @@ class Wal:
                     ) from None
                 continue
             for batch in batches:
+                if batch.last > self._committed:
+                    return
                 if batch.last > sequence:
                     yield batch
             sequence = max(sequence, span.last)

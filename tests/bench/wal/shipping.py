@@ -26,34 +26,12 @@ from stagebox_mixer.lake.storage import LocalStorage
 from stagebox_mixer.registry.store import Registry
 from stagebox_rack.wal.shipper import Shipper
 from support.natsd import Authority, NatsServer
+from support.registered import OneRack, StrictAudit
 
 COUNTS = {100: 40_000, 2000: 300_000}
 WAL_SUBJECT = f"rack.{RACK}.wal"
 _KEY = SigningKey(bytes(32))
 _DEADLINE_S = 120.0
-
-
-class _Entry:
-    """What the ingest asks of a registered rack."""
-
-    keys = (bytes(_KEY.verify_key),)
-
-
-class _Registered:
-    """A registry of one rack."""
-
-    async def rack(self, _name: str) -> _Entry:
-        return _Entry()
-
-
-class _NoAudit:
-    """Nothing here is to be audited."""
-
-    async def record(self, row: object) -> None:
-        raise RuntimeError(f"an alarm: {row}")
-
-    def refused(self, row: object) -> None:
-        raise RuntimeError(f"a refusal: {row}")
 
 
 async def job_fill(directory: str, rate: int) -> Result:
@@ -88,7 +66,10 @@ async def job_ingest(directory: str, server: str, expected: int) -> Result:
         lake = Lake(LocalStorage(Path(directory) / "lake"), bytes(32), cluster=RACK)
         await lake.open()
         ingest = Ingest(
-            bus=bus, registry=cast(Registry, _Registered()), lake=lake, audit=cast(Audit, _NoAudit())
+            bus=bus,
+            registry=cast(Registry, OneRack(bytes(_KEY.verify_key))),
+            lake=lake,
+            audit=cast(Audit, StrictAudit()),
         )
         cpu = time.process_time()
         await ingest.start()

@@ -4,35 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import errno
 import itertools
 import os
 import threading
-import time
 from pathlib import Path
 
 import pytest
 from nacl.signing import SigningKey
 
 from stagebox.errors import InputError, KeyFileError, StorageError, VerificationError
-from stagebox.records.seal import NO_SEAL, open_seal, seal_hash
-from stagebox.records.tombstone import Reason, open_tombstone
 from stagebox_rack.wal.disk import Disk
 from stagebox_rack.wal.journal_format import CommittedBatch
 from stagebox_rack.wal.layout import Layout
-from stagebox_rack.wal.retention import Eviction
+from stagebox_rack.wal.mark import MAGIC
 from stagebox_rack.wal.wal import Wal
-from support.journal import QUICK, RACK, SUBJECT, Bench, eventually, read_all, record, sequences
+from support.journal import QUICK, RACK, SUBJECT, Bench, fill, read_all, record, sequences
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path / "wal")
-
-
-async def fill(wal: Wal, count: int, size: int = 64) -> int:
-    futures = [wal.append("meter", n, SUBJECT, bytes([n % 256]) * size) for n in range(count)]
-    return (await asyncio.gather(*futures))[-1]
 
 
 def assert_chained(batches: list[CommittedBatch]) -> None:
@@ -99,6 +90,31 @@ async def test_nothing_is_handed_out_before_it_is_committed(bench: Bench) -> Non
     assert await read_all(wal) == []
     await wal.close()
     assert pending.result() == 1
+
+
+class SlowMark(Disk):
+    """The high-water mark is not written before ``go``."""
+
+    def __init__(self) -> None:
+        self.go, self.waits = threading.Event(), threading.Event()
+
+    def pwrite(self, descriptor: int, data: memoryview, offset: int) -> int:
+        if bytes(data[: len(MAGIC)]) == MAGIC:
+            self.waits.set()
+            self.go.wait(10)
+        return super().pwrite(descriptor, data, offset)
+
+
+async def test_what_is_durable_is_not_handed_out_before_it_is_announced(bench: Bench) -> None:
+    disk = SlowMark()
+    async with await bench.open(dataclasses.replace(QUICK, wal_tail_bytes=0), disk=disk) as wal:
+        pending = wal.append("meter", 1, SUBJECT, b"a", urgent=True)
+        assert await asyncio.to_thread(disk.waits.wait, 10)
+        handed_out = await read_all(wal)
+        disk.go.set()
+        assert handed_out == [], "whoever ships it would acknowledge what nobody was told of"
+        assert await pending == 1
+        assert sequences(await read_all(wal)) == [1]
 
 
 async def test_a_filling_queue_refuses_measurements_before_events_before_alerts(bench: Bench) -> None:
@@ -309,156 +325,6 @@ async def test_a_crash_before_the_seal_is_written_seals_again(bench: Bench) -> N
         await wal.seal_now()
         assert sequences(await read_all(wal)) == [1, 2, 3]
     assert "wal_damaged" not in bench.names()
-
-
-STILL = dataclasses.replace(QUICK, wal_maintain=3600.0, wal_maintain_first=3600.0, wal_tail_bytes=0)
-
-
-async def three_segments(wal: Wal) -> int:
-    """Seal records 1-2, 3-4 and 5-6; return the bytes of one segment."""
-    for _ in range(3):
-        await fill(wal, 2)
-        await wal.seal_now()
-    return wal._catalogue.segments()[0].size
-
-
-def aged(wal: Wal, seconds: float) -> None:
-    spans = wal._catalogue.segments()
-    wal._catalogue._segments = [dataclasses.replace(s, sealed_at=time.time() - seconds) for s in spans]
-
-
-async def test_acknowledged_segments_stay_for_their_grace_and_then_go(bench: Bench) -> None:
-    async with await bench.open(dataclasses.replace(STILL, wal_grace=60.0)) as wal:
-        await three_segments(wal)
-        wal.acknowledge(4)
-        await wal._retain()
-        assert wal.stats().segments == 3
-        aged(wal, 61)
-        await wal._retain()
-        assert sequences(await read_all(wal)) == [5, 6]
-    assert len(list(Layout(bench.directory).segments.iterdir())) == 3
-    assert [e.detail["reason"] for e in bench.events if e.name == "wal_evicted"] == ["age", "age"]
-
-
-async def test_the_quota_takes_acknowledged_segments_within_their_grace(bench: Bench) -> None:
-    async with await bench.open(STILL) as wal:
-        size = await three_segments(wal)
-        wal.acknowledge(6)
-        wal._limits = dataclasses.replace(STILL, wal_quota_bytes=2 * size + size // 2)
-        await wal._retain()
-        assert sequences(await read_all(wal)) == [3, 4, 5, 6]
-        assert bench.event("wal_evicted")["reason"] == "quota"
-        assert wal.stats().lost == 0
-
-
-async def test_what_the_mixer_never_had_goes_last_with_an_alert_and_a_signed_tombstone(bench: Bench) -> None:
-    async with await bench.open(STILL) as wal:
-        size = await three_segments(wal)
-        wal.acknowledge(2)
-        wal._limits = dataclasses.replace(STILL, wal_quota_bytes=size + size // 2)
-        await wal._retain()
-        assert bench.event("wal_evicted_unshipped") == {
-            "first": 3,
-            "last": 4,
-            "bytes": size,
-            "reason": "quota",
-        }
-        assert wal.stats().lost == 2
-        await wal.wait_committed(7)
-        batches = await read_all(wal)
-        tombstone = Layout(bench.directory).segment_stem(3, 4).with_suffix(".tombstone")
-        assert tombstone.exists(), "it stays until the mixer knows"
-        wal.acknowledge(7)
-        await eventually(lambda: not tombstone.exists())
-    records = [record for batch in batches for record in batch.decode().records]
-    assert sequences(batches) == [5, 6, 7]
-    grave = open_tombstone(records[-1].data, bench.public)
-    assert (records[-1].kind, grave.first, grave.last, grave.acknowledged) == ("tombstone", 3, 4, False)
-
-
-async def test_a_tombstone_that_is_evicted_before_the_mixer_had_it_is_journalled_again(bench: Bench) -> None:
-    async with await bench.open(STILL) as wal:
-        await three_segments(wal)
-        wal._limits = dataclasses.replace(STILL, wal_quota_bytes=1)
-        await wal._retain()  # records 1 to 4 go; 7 and 8 are their tombstones
-        await wal.wait_committed(8)
-        await wal.seal_now()
-        await fill(wal, 1)
-        await wal.seal_now()
-        await wal._retain()  # so do 5 to 8
-        await wal.wait_committed(13)
-        records = [record for batch in await read_all(wal, 9) for record in batch.decode().records]
-    graves = [open_tombstone(record.data, bench.public) for record in records if record.kind == "tombstone"]
-    assert sorted(grave.first for grave in graves) == [1, 3, 5, 7]
-
-
-class StuckDisk(Disk):
-    """Fails at the ``nth`` sync of a directory: of a segment that goes, its tombstone, its seal, its data."""
-
-    def __init__(self, nth: int) -> None:
-        self._left = nth
-
-    def sync_dir(self, path: Path) -> None:
-        super().sync_dir(path)
-        self._left -= 1
-        if not self._left:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-
-@pytest.mark.parametrize("restart", [False, True])
-@pytest.mark.parametrize("nth", [1, 2, 3])
-async def test_an_eviction_that_fails_in_the_middle_is_finished_and_still_tells(
-    bench: Bench, nth: int, restart: bool
-) -> None:
-    async with await bench.open(STILL) as wal:
-        await three_segments(wal)
-        wal._evictor._disk = StuckDisk(nth)
-        oldest = Eviction(wal._catalogue.segments()[0], acknowledged=False, reason=Reason.QUOTA)
-        with pytest.raises(StorageError, match="cannot remove a segment"):
-            wal._evictor.evict([oldest])
-        assert wal.missing(1, 2) == (nth > 1), "a segment counts until its tombstone is durable"
-        if not restart:
-            wal._evictor.evict([oldest])
-            await wal.wait_committed(7)
-            wal.acknowledge(7)
-            await eventually(lambda: len(list(Layout(bench.directory).segments.iterdir())) == 6)
-    async with await bench.open(STILL) as wal:
-        await wal.wait_committed(7)
-        batches = await read_all(wal)
-        assert sequences(batches)[:5] == [3, 4, 5, 6, 7]
-        assert batches[2].decode().records[0].kind == "tombstone"
-        left = [
-            path.suffix
-            for path in Layout(bench.directory).segments.iterdir()
-            if path.stem.startswith("0" * 19 + "1")
-        ]
-        assert left == ([".tombstone"] if restart else [])
-    assert "wal_damaged" not in bench.names()
-
-
-async def test_every_seal_is_journalled_and_names_the_one_before_it(bench: Bench) -> None:
-    async with await bench.open(STILL, journal_seals=True) as wal:
-        await fill(wal, 2)
-        await wal.seal_now()
-        await wal.wait_committed(3)
-        await wal.seal_now()
-        await wal.wait_committed(4)
-        records = [r for batch in await read_all(wal) for r in batch.decode().records]
-    seals = [record.data for record in records if record.kind == "seal"]
-    first, second = (open_seal(data, bench.public) for data in seals)
-    assert (first.first, first.last, first.previous_seal) == (1, 2, NO_SEAL)
-    assert (second.first, second.last, second.previous_seal) == (3, 3, seal_hash(seals[0]))
-
-
-async def test_a_seal_that_a_crash_kept_from_the_journal_is_journalled_at_the_next_start(
-    bench: Bench,
-) -> None:
-    async with await bench.open(STILL) as wal:
-        await fill(wal, 2)
-        await wal.seal_now()
-    async with await bench.open(STILL, journal_seals=True) as wal:
-        await wal.wait_committed(3)
-        assert (await read_all(wal))[-1].decode().records[0].kind == "seal"
 
 
 async def test_the_acknowledged_cursor_survives_and_a_damaged_one_counts_as_zero(bench: Bench) -> None:
