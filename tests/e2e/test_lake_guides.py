@@ -128,4 +128,4 @@ async def test_what_verify_says_is_what_the_guide_says(cluster: Cluster, tmp_pat
         await mixer.enroll(tmp_path / "right", "stage-right")
         await lose_power(mixer, directory)
         async with running_rack(tmp_path / "right"), forging(mixer, "stage-right"):
-            await run("when-verify-complains.md", mixer, directory, at_least=10)
+            await run("when-verify-complains.md", mixer, directory, at_least=6)

@@ -12,8 +12,8 @@ unnoticed::
     <!-- not run: reason -->
 
 A block of ``text`` after a command holds lines it must print, in this order, others between them allowed;
-``…`` stands for anything. Exported variables carry over from block to block, as in one shell; of Python all that a
-block defines does, as in a notebook.
+``…`` stands for anything. Functions and exported variables carry over from block to block, as in one shell; of Python
+all that a block defines does, as in a notebook.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class GuideRunner:
 
     def _script(self, command: str, *, keep: bool) -> str:
         before = f"[ ! -e {self._exports} ] || . {self._exports}\nset -e\n"
-        after = f"trap 'export -p > {self._exports}' EXIT\n" if keep else ""
+        after = f"trap '{{ export -p; declare -f; }} > {self._exports}' EXIT\n" if keep else ""
         return before + after + self._adapt(command)
 
     def _cell(self, step: Step) -> str:
