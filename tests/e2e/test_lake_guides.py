@@ -66,9 +66,18 @@ def play_in(tmp_path: Path, cluster: Cluster) -> Path:
 async def lose_power(mixer: RunningMixer, directory: Path) -> None:
     """Run the rack enrolled in ``directory`` twice to an orderly end, and once until it is killed."""
     state = directory / "rack-state"
+
+    def held() -> int:
+        return max((journal.last for journal in journals(mixer, "stage-centre")), default=0)
+
     for _ in range(2):
+        before = held()
+
+        async def more() -> bool:
+            return held() > before + 20  # noqa: B023 - waited for within the turn
+
         async with running_rack(state):
-            await asyncio.sleep(2)
+            await until(more, 30)
     process = await asyncio.create_subprocess_exec(
         "stagebox", "rack", "run", "--state-dir", str(state), "--source", "tone:997@-23",
         env=environment(mixer, directory), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
@@ -76,10 +85,10 @@ async def lose_power(mixer: RunningMixer, directory: Path) -> None:
     try:
 
         async def far_enough() -> bool:
-            written = [path.read_bytes()[60_000:60_100] for path in (state / "wal" / "hot").glob("0*.hot")]
-            held = max((journal.last for journal in journals(mixer, "stage-centre")), default=0)
-            first = max((int(path.stem) for path in (state / "wal" / "hot").glob("0*.hot")), default=held)
-            return any(part.strip(b"\0") for part in written) and held > first + 60
+            hot = list((state / "wal" / "hot").glob("0*.hot"))
+            return any(
+                path.read_bytes()[60_000:60_100].strip(b"\0") and held() > int(path.stem) + 60 for path in hot
+            )
 
         await until(far_enough, 30)
     finally:

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import IO
 
 _DIRECTIVE = re.compile(r"<!-- (run|stop|not run)(?:: (.*?))? -->")
-_DEADLINE_S = 60.0
+_DEADLINE_S = 120.0
 
 
 @dataclass
