@@ -116,3 +116,19 @@ def test_exports_carry_over_from_step_to_step(runner: GuideRunner) -> None:
     )
     runner.run(first)
     runner.run(second)
+
+
+def _block(language: str, command: str) -> str:
+    return f"<!-- run -->\n```{language}\n{command}\n```\n"
+
+
+def test_functions_and_what_python_defines_carry_over_and_print_once(runner: GuideRunner) -> None:
+    blocks = [("sh", 'say() { echo "said $1"; }'), ("sh", "say it"), ("python", "n = 2; print('first')")]
+    said = []
+    for step in parse("".join(_block(*block) for block in [*blocks, ("python", "print(n * 21)")])):
+        runner.run(step)
+        said.append(runner.printed)
+    assert said == ["", "said it\n", "first\n", "42\n"]
+    (wrong,) = parse(_block("python", "raise SystemExit(3)"))
+    with pytest.raises(AssertionError, match="exit code 3"):
+        runner.run(wrong)

@@ -89,12 +89,19 @@ def test_a_question_in_sql_is_answered_in_decibels(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ("SELECT * FROM metre", "its tables are event, meter"),
+        ("SELECT * FROM metre", "its tables are ack, alert, checkpoint, event, meter"),
         ("SELECT * FROM read_text('/etc/hostname')", "the lake cannot answer that"),
     ],
 )
 def test_a_question_that_cannot_be_answered_says_what_can(shell: Shell, asked: str, said: str) -> None:
     assert said in " ".join(shell("query", asked, code=65).split())
+
+
+def test_of_a_kind_that_never_came_there_is_nothing_and_no_error(shell: Shell) -> None:
+    assert shell("query", "SELECT time, name FROM alert", "--json") == ""
+    assert json.loads(shell("query", "SELECT count(*) AS n FROM event", "--to", "2024-10-04", "--json")) == {
+        "n": 0
+    }
 
 
 def test_a_kind_and_an_answer_are_written_to_files_any_tool_reads(shell: Shell, tmp_path: Path) -> None:
@@ -109,6 +116,8 @@ def test_a_kind_and_an_answer_are_written_to_files_any_tool_reads(shell: Shell, 
 def test_verify_says_what_it_covered_and_names_what_is_damaged(shell: Shell) -> None:
     report = json.loads(shell("verify", "--json"))
     assert report["verified"] and (report["records"], report["batches"], report["signatures"]) == (4, 3, 3)
+    arrivals = list((shell.data / "lake" / "arrivals").iterdir())
+    assert (report["files"], report["bytes"]) == (3, sum(path.stat().st_size for path in arrivals))
     path = sorted((shell.data / "lake" / "arrivals").iterdir())[0]
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))

@@ -1,6 +1,7 @@
 """Runs a guide: the fenced commands of a Markdown file, in order, and compares what they print.
 
-A block of ``sh`` must stand below one of these comments, so that no command of a guide is untested unnoticed::
+A block of ``sh`` or ``python`` must stand below one of these comments, so that no command of a guide is untested
+unnoticed::
 
     <!-- run -->                                     must exit 0
     <!-- run: exit=66 -->                            must exit so
@@ -11,7 +12,8 @@ A block of ``sh`` must stand below one of these comments, so that no command of 
     <!-- not run: reason -->
 
 A block of ``text`` after a command holds lines it must print, in this order, others between them allowed;
-``…`` stands for anything. Exported variables carry over from block to block, as in one shell.
+``…`` stands for anything. Functions and exported variables carry over from block to block, as in one shell; of Python
+all that a block defines does, as in a notebook.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from pathlib import Path
 from typing import IO
 
 _DIRECTIVE = re.compile(r"<!-- (run|stop|not run)(?:: (.*?))? -->")
-_DEADLINE_S = 60.0
+_DEADLINE_S = 120.0
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Step:
     line: int
     verb: str
     argument: str
+    language: str = "sh"
     command: str = ""
     expected: list[str] = field(default_factory=list)
 
@@ -65,6 +68,7 @@ def parse(markdown: str) -> list[Step]:
             if language in ("sh", "python"):
                 assert pending is not None, f"line {number}: say <!-- run --> or <!-- not run: why --> above"
                 assert not pending.command, f"line {number}: one directive a command"
+                pending.language = language
         elif found := _DIRECTIVE.fullmatch(line):
             pending = Step(number, found[1], found[2] or "")
             steps.append(pending)
@@ -95,6 +99,7 @@ class GuideRunner:
         self._environment = dict(environment)
         self._adapt = adapt
         self._exports = directory / ".exports"
+        self._cells: dict[int, str] = {}
         self._background: dict[str, subprocess.Popen[str]] = {}
         self.printed = ""
 
@@ -137,12 +142,22 @@ class GuideRunner:
 
     def _script(self, command: str, *, keep: bool) -> str:
         before = f"[ ! -e {self._exports} ] || . {self._exports}\nset -e\n"
-        after = f"trap 'export -p > {self._exports}' EXIT\n" if keep else ""
+        after = f"trap '{{ export -p; declare -f; }} > {self._exports}' EXIT\n" if keep else ""
         return before + after + self._adapt(command)
+
+    def _cell(self, step: Step) -> str:
+        """Return the command that runs a block of Python after those before it, which print nothing again."""
+        cell = self._adapt(step.command)
+        quiet = ["import contextlib, io", "with contextlib.redirect_stdout(io.StringIO()):", "    pass"]
+        quiet += [f"    exec({before!r})" for line, before in self._cells.items() if line != step.line]
+        (self._directory / ".cell.py").write_text("\n".join(quiet) + "\n" + cell)
+        self._cells[step.line] = cell
+        return "python .cell.py\n"
 
     def _finish(self, step: Step, types: str | None) -> tuple[int, str]:
         script = self._directory / ".step.sh"
-        script.write_text(self._script(step.command, keep=True))
+        command_text = self._cell(step) if step.language == "python" else step.command
+        script.write_text(self._script(command_text, keep=True))
         command = ["bash", str(script)]
         if types is not None:
             command = ["script", "-qec", shlex.join(command), "/dev/null"]

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from stagebox.columns.table import KINDS
 from stagebox.errors import StageboxError, StorageError
 from stagebox_mixer.lake.manifest import Manifests
 from stagebox_mixer.lake.sorting import partitioned
@@ -75,9 +76,14 @@ class LakeReader:
         self.cluster = cluster
 
     def arrivals(
-        self, span: Span = Span(), on_damage: Callable[[StageboxError], None] | None = None
+        self,
+        span: Span = Span(),
+        on_damage: Callable[[StageboxError], None] | None = None,
+        on_read: Callable[[LakeFile], None] | None = None,
     ) -> dict[Partition, Any]:
-        """Return what is not sorted yet, as tables by partition; ``on_damage`` hears of files that are left out.
+        """Return what is not sorted yet, as tables by partition.
+
+        ``on_damage`` hears of files that are left out, ``on_read`` of the others.
 
         Raises:
             StorageError, VerificationError: a file cannot be read, and there is no ``on_damage``.
@@ -90,6 +96,9 @@ class LakeReader:
                 if on_damage is None:
                     raise
                 on_damage(error)
+                continue
+            if on_read is not None:
+                on_read(file)
         if not tables:
             return {}
         found = partitioned(concat(tables, ARRIVAL_SCHEMA), self.cluster)
@@ -138,9 +147,12 @@ class LakeReader:
                 yield where, table
 
     def datasets(self, span: Span = Span()) -> dict[str, Any]:
-        """Return one ``pyarrow.dataset.Dataset`` a kind, with the columns of :data:`PLACE` beside the file's own."""
+        """Return one ``pyarrow.dataset.Dataset`` a kind, with the columns of :data:`PLACE` beside the file's own.
+
+        The kinds this software knows are always among them: who asks for the alerts of a good day gets none.
+        """
         waiting = self.arrivals(span)
-        kinds = {*self.state.kinds(), *(where.kind for where in waiting)} - {BATCHES}
+        kinds = {*KINDS, *self.state.kinds(), *(where.kind for where in waiting)} - {BATCHES}
         return {kind: self._dataset(kind, span, waiting) for kind in sorted(kinds)}
 
     def dataset(self, kind: str, span: Span) -> Any:

@@ -22,7 +22,7 @@ from stagebox.records.digest import record_digest
 from stagebox.records.walbatch import WalBatch, WalRecord, payload_digest
 from stagebox.subjects import Kind
 from stagebox_mixer.lake.reading import LakeReader, Span
-from stagebox_mixer.lake.state import BATCHES
+from stagebox_mixer.lake.state import BATCHES, LakeFile
 from stagebox_mixer.lake.tables import Partition
 
 Progress = Callable[[int, int], None]
@@ -49,6 +49,11 @@ class LakeReport:
     tombstones: int = 0
     gaps: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+
+    def read(self, file: LakeFile) -> None:
+        """Count a file whose hash is its manifest's."""
+        self.files += 1
+        self.bytes += file.size
 
     @property
     def covered(self) -> str:
@@ -107,7 +112,7 @@ def verify(reader: LakeReader, span: Span, progress: Progress | None = None) -> 
         {journal.rack for journal in reader.state.journals.values() if span.rack in ("", journal.rack)}
     )
     total = sum(file.size for file in reader.state.files.values() if span.holds(file.rack, file.date))
-    waiting = reader.arrivals(span, lambda error: report.problems.append(error.message))
+    waiting = reader.arrivals(span, lambda error: report.problems.append(error.message), report.read)
     for rack in racks:
         mine = {where: table for where, table in waiting.items() if where.rack == rack}
         work = _Rack(reader, rack, report, progress, total, mine)
@@ -177,8 +182,7 @@ class _Rack:
             except StageboxError as error:
                 self._report.problems.append(error.message)
                 continue
-            self._report.files += 1
-            self._report.bytes += file.size
+            self._report.read(file)
             if table.num_rows != file.rows:
                 self._report.problems.append(
                     f"{file.path} has {table.num_rows} rows, its manifest says {file.rows}"
