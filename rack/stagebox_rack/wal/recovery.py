@@ -251,19 +251,12 @@ class _Recovery:
             else:
                 self._disk.remove(path)
             return
-        self._make_durable(path)
+        self._disk.sync_file(path)
         last = frames[-1]
         first = frames[0].batch
         found.frozen.append(
             HotSpan(path, first.first, last.batch.last, first.previous, last.batch.digest, last.end)
         )
-
-    def _make_durable(self, path: Path) -> None:
-        descriptor = self._disk.open(path)
-        try:
-            self._disk.datasync(descriptor)
-        finally:
-            self._disk.close(descriptor)
 
     def _scan_file(self, path: Path) -> tuple[fmt.HotHeader, fmt.Scan]:
         data = path.read_bytes()
