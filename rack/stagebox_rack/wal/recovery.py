@@ -239,8 +239,11 @@ class _Recovery:
         self, path: Path, header: fmt.HotHeader, scan: fmt.Scan, frames: list[fmt.Frame], sealed_last: int
     ) -> None:
         found, mark = self._found, self._mark
-        if not frames and scan.frames:
-            self._disk.remove(path)  # sealed, or written again to a later file, before the crash
+        if not frames and scan.frames:  # sealed, or written again to a later file, before the crash
+            if scan.damage:
+                self._damaged(path, header.first, "; ".join(damage.reason for damage in scan.damage))
+            else:
+                self._disk.remove(path)
             return
         if scan.torn_bytes:
             found.report("wal_torn_tail", "warning", file=path.name, bytes=scan.torn_bytes)

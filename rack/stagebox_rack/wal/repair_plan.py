@@ -116,29 +116,30 @@ class _Planning:
         self._keep_what_fits(self._place_hot())
         kept = set(self.kept)
         damaged = {hot.path: reason for hot in self.read.hot if (reason := self._damage(hot))}
+        seals = self._seals(kept, damaged)
         back = [
             PutBack(it.whole.files, it.first, it.last)
             for it in self.read.segments
             if it.whole is not None and it.whole in kept and not it.in_place
         ]
-        seals = self._seals(kept, damaged)
+        no_part = [it for it in self.read.segments if it.here and not _part_of(it.whole, it.here, kept)]
+        unfinished = [it for it in no_part if self._interrupted(it, kept, seals)]
         moved = [
             SetAside(it.here, it.first, it.last, it.reason or "it overlaps another segment")
-            for it in self.read.segments
-            if it.here and not self._stays(it, kept, seals)
+            for it in no_part
+            if it not in unfinished
         ]
         hot = [
             SetAside((it.path,), it.first, self._last(it), damaged[it.path])
             for it in self.read.hot
             if it.path in damaged and not it.aside
         ]
-        made: list[PutBack | SealHot] = [
-            *(PutBack(it.files, it.first, it.last) for it in back if it is not None),
-            *seals,
-        ]
-        finish = Finish((*self.read.leftovers, *self._spent(kept, damaged, seals)))
+        rest = (*(path for it in unfinished for path in it.here), *self._spent(kept, damaged, seals))
+        finish = Finish((*self.read.leftovers, *rest))
         mark = [WriteMark(self.kept[-1])] if self.read.mark is None and self.kept else []
-        actions: list[Action] = [*moved, *sorted(made, key=lambda step: step.first), *hot]
+        made: list[PutBack | SealHot] = [*back, *seals]
+        made.sort(key=lambda step: step.first)
+        actions: list[Action] = [*moved, *made, *hot]
         if actions or finish.files or mark:
             actions += [finish, *mark]
         return Plan(tuple(actions), self._missing([(it.first, it.last) for it in (*moved, *hot)]))
@@ -211,17 +212,14 @@ class _Planning:
         end = max(ends, default=0)
         return [SealHot((hot.path,), _ranges(own)) for hot, own in mine if own and own[0].first <= end]
 
-    def _stays(self, it: SegmentRead, kept: Collection[Piece], seals: Sequence[SealHot]) -> bool:
-        """Whether what lies here is a segment or part of one, or a seal that was interrupted."""
-        if it.whole in kept and it.whole is not None and set(it.here) <= set(it.whole.files):
-            return True
+    def _interrupted(self, it: SegmentRead, kept: Collection[Piece], seals: Sequence[SealHot]) -> bool:
+        """Whether it is a seal that never was finished: what it was made from is still there."""
         if any(path.suffix == ".seal" for path in it.here):
             return False
-        again = any((it.first, it.last) in step.ranges for step in seals)
         inside = [batch for hot in self.read.hot if not hot.aside for batch in hot.batches if batch in kept]
-        return again or (
-            it.first in {batch.first for batch in inside} and it.last in {batch.last for batch in inside}
-        )
+        begins, ends = {batch.first for batch in inside}, {batch.last for batch in inside}
+        again = any((it.first, it.last) in step.ranges for step in seals)
+        return again or (it.first in begins and it.last in ends)
 
     def _spent(
         self, kept: Collection[Piece], damaged: Collection[Path], seals: Sequence[SealHot]
@@ -253,6 +251,10 @@ class _Planning:
             if first < start <= last + 1:
                 holes, start = [(first, start - 1), *holes], first
         return tuple(holes)
+
+
+def _part_of(whole: Piece | None, here: Collection[Path], kept: Collection[Piece]) -> bool:
+    return whole is not None and whole in kept and set(here) <= set(whole.files)
 
 
 def _ranges(batches: Sequence[Piece]) -> tuple[Range, ...]:

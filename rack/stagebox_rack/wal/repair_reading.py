@@ -199,10 +199,9 @@ class JournalReading:
         return HotRead(path, header.first, batches, damage, bool(scan.torn_bytes), aside)
 
     def _leftovers(self, tombstones: Collection[str]) -> Iterator[Path]:
-        for folder in (self.layout.root, self.layout.hot, self.layout.segments):
-            for path in sorted(folder.iterdir()):
-                if path.suffix in (TEMPORARY_SUFFIX, NEW_SUFFIX):
-                    yield path
+        for folder in (self.layout.root, self.layout.hot):
+            yield from (p for p in sorted(folder.iterdir()) if p.suffix in (TEMPORARY_SUFFIX, NEW_SUFFIX))
+        yield from sorted(self.layout.segments.glob(f"[0-9]*-*{TEMPORARY_SUFFIX}"))
         for name in sorted(tombstones):
             yield from (path for path in SegmentFiles.of(self.layout.segments / name) if path.exists())
 
