@@ -233,7 +233,7 @@ class _Planning:
         """Return the last record a hot file can have held."""
         after = [piece.first - 1 for piece in self.kept if piece.first > hot.first]
         told = [self.read.mark.sequence] if self.read.mark is not None else []
-        return hot.batches[-1].last if hot.batches else max(hot.first, *(after[:1] or told))
+        return hot.batches[-1].last if hot.batches else max([hot.first, *(after[:1] or told)])
 
     def _missing(self, lost: Sequence[Range]) -> tuple[Range, ...]:
         """Return the holes, the end that is known of, and what was lost right before the journal's start."""
@@ -242,8 +242,8 @@ class _Planning:
             return ((FIRST_SEQUENCE, self.read.mark.sequence),) if self.read.mark is not None else ()
         holes = [(a.last + 1, b.first - 1) for a, b in pairwise(self.kept) if a.last + 1 < b.first]
         end = self.kept[-1].last if self.kept else ranges[-1][0] - 1
-        known = max([last for _, last in ranges], default=0)
-        known = max(known, self.read.mark.sequence) if self.read.mark is not None else known
+        ends = [last for _, last in ranges] if self.read.mark is None else [self.read.mark.sequence]
+        known = max(ends, default=0)
         if known > end:
             holes.append((end + 1, known))
         start = self.kept[0].first if self.kept else 0

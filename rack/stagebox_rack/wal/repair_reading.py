@@ -1,7 +1,7 @@
 """Reads a stopped rack's journal for its repair, to the last byte, quarantine too. Changes nothing on disk.
 
-Rules: a key file that opens nothing here, or lacks a key that a file names, is not this journal's: that is an error,
-never damage of the files. What is put aside counts as read if any files of one name make a segment together.
+Rules: a key file that opens nothing here, or is older than a key that a file names, is not this journal's: that is an
+error, never damage of the files. What is put aside counts as read if any files of one name make a segment together.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from stagebox_rack.wal.sealing import read_hot
 from stagebox_rack.wal.segment import SegmentFiles, load_seal, read_segment, segment_key
 
 _QUARANTINED: Final = re.compile(r"(\d{20}-\d{20})\.(seal|key|parquet)(\.\d+)?")
+_HOT: Final = re.compile(rf"\d{{20}}{re.escape(HOT_SUFFIX)}(\.\d+)?")
 
 Range = tuple[int, int]
 
@@ -103,7 +104,7 @@ class JournalReading:
 
         Raises:
             StorageError, OSError: it cannot be read.
-            VerificationError: the key file opens nothing here, or lacks a key, or it is another rack's journal.
+            VerificationError: the key file opens nothing here or is an older one, or it is another rack's journal.
         """
         self._refuse_other_keys()
         mark = marks.MarkFile(self.layout.mark, self.keyring, Disk()).load()
@@ -111,7 +112,8 @@ class JournalReading:
         going = {path.stem for path in self.layout.segments.glob("*.tombstone")}
         put_aside = {name: files for name, files in self._put_aside().items() if name not in going}
         names = sorted({stem.name for stem in self.layout.segment_stems()} - going | set(put_aside))
-        hot_files = [*self.layout.hot_files(), *sorted(self.layout.quarantine.glob(f"[0-9]*{HOT_SUFFIX}*"))]
+        quarantine = sorted(self.layout.quarantine.glob(f"[0-9]*{HOT_SUFFIX}*"))
+        hot_files = [*self.layout.hot_files(), *(path for path in quarantine if _HOT.fullmatch(path.name))]
         segments: list[SegmentRead] = []
         hot: list[HotRead] = []
         for name in names:
@@ -135,9 +137,10 @@ class JournalReading:
         if self.layout.mark.exists():
             named += [(self.layout.mark, v) for v in marks.key_versions(self.layout.mark.read_bytes())]
         for path, version in named:
-            if version is not None and version not in self.keyring.versions:
+            if version is not None and version > self.keyring.version:
                 raise VerificationError(
-                    f"{path.name} names journal key version {version}, which {self.layout.kek} does not hold",
+                    f"{path.name} names journal key version {version}, the newest in {self.layout.kek} is "
+                    f"{self.keyring.version}",
                     remedy="put back the wal/kek.key that this journal was written with; if it is right, that one "
                     f"file is damaged: move it to {self.layout.quarantine}",
                 )
@@ -169,19 +172,20 @@ class JournalReading:
         stem = self.layout.segments / files.tombstone.stem
         seal = load_seal(stem, self.public, self.earlier, files)
         segment_key(stem, seal, self.keyring, files)
-        self._proven = True
+        # What is in quarantine proves nothing: it may be another journal's, and the key file too.
+        self._proven |= self.layout.segments in (files.seal.parent, files.key.parent)
         if (seal.rack, seal.journal) != (self.rack, self.keyring.journal):
             raise VerificationError(f"it belongs to journal {seal.journal.hex()} of rack {seal.rack!r}")
         read_segment(stem, self.keyring, self.public, self.earlier, files)
         return Piece(seal.first, seal.last, seal.previous, seal.head, tuple(files), seal.chain, seal.file_id)
 
     def _hot(self, path: Path) -> HotRead:
-        first, aside = int(path.name[:20]), path.parent == self.layout.quarantine
+        first, aside = int(path.name.split(".")[0]), path.parent == self.layout.quarantine
         try:
             content = read_hot(all_of(path), self.keyring)
         except (DecodeError, VerificationError) as error:
             return HotRead(path, first, damage=error.message, aside=aside)
-        self._proven = True
+        self._proven |= not aside
         header, scan = content.header, content.scan
         if (header.rack, header.journal) != (self.rack, self.keyring.journal):
             if aside:

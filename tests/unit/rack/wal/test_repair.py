@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stagebox.cli import host
 from stagebox.errors import KeyFileError, StorageError, VerificationError
+from stagebox.keyfiles import load_ed25519, save_private_key, signing_key
 from stagebox.records.tombstone import Reason
-from stagebox_rack import cli_wal
 from stagebox_rack.wal.disk import Disk
 from stagebox_rack.wal.inspect import JournalDamageError, verify
 from stagebox_rack.wal.kek_protection import Keeper, Protection
@@ -28,6 +29,7 @@ from stagebox_rack.wal.retention import Eviction
 from stagebox_rack.wal.rotation import rotate
 from stagebox_rack.wal.segment import SegmentFiles
 from support.fake_disk import FakeDisk, Fault, KilledError, PowerCutError
+from support.issuer import Issuer
 from support.journal import RACK, Bench, read_all, record, sequences
 
 Damage = Callable[[Bench], None]
@@ -145,6 +147,8 @@ async def test_another_journals_key_file_changes_nothing(bench: Bench, tmp_path:
     damage_segment(bench)
     kek = bench.directory / "kek.key"
     shutil.copy(other.directory / "kek.key", kek)
+    for path in SegmentFiles.of(stem(other, 1, 3)):
+        shutil.copy(path, Layout(bench.directory).quarantine)
     before = contents(bench)
     with pytest.raises(VerificationError, match="opens nothing") as caught:
         mend(bench)
@@ -395,15 +399,14 @@ async def test_data_without_a_seal_is_no_leftover_when_nothing_else_holds_its_re
     mend(bench).require_whole()
 
 
-async def test_an_eviction_that_was_interrupted_is_finished(bench: Bench, tmp_path: Path) -> None:
+async def test_an_eviction_that_was_interrupted_is_finished(bench: Bench) -> None:
     async with await bench.open() as wal:
         await wal.seal_now()
         first = wal._catalogue.segments()[0]
-        wal._evictor._disk = FakeDisk(
-            tmp_path, random.Random(0), [Fault(errno.EIO, 1, frozenset({"unlink"}))]
-        )
-        with pytest.raises(StorageError):
-            wal._evictor.evict([Eviction(first, acknowledged=False, reason=Reason.QUOTA)])
+        left = {path: path.read_bytes() for path in SegmentFiles.of(first.stem) if path.suffix != ".seal"}
+        wal._evictor.evict([Eviction(first, acknowledged=False, reason=Reason.QUOTA)])
+    for path, data in left.items():
+        path.write_bytes(data)
     report = mend(bench)
     report.require_whole()
     assert (names(report), report.missing) == (["finish"], ())
@@ -474,10 +477,11 @@ async def test_a_disk_that_refuses_is_an_error_and_another_call_goes_on(bench: B
 
 
 async def test_the_command_says_what_it_did_and_what_is_missing(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli_wal, "_rack_identity", lambda _: (RACK, bench.key, ()))
-    command = ["rack", "wal", "repair", "--state-dir", str(bench.directory.parent)]
+    paths = Issuer().enroll(tmp_path).paths
+    bench = await filled(Bench(paths.wal, signing_key(load_ed25519(paths.identity_key))))
+    command = ["rack", "wal", "repair", "--state-dir", str(tmp_path)]
     lose_key(bench)
     assert host.run([*command, "--dry-run"]) == 0
     assert "would put back" in capsys.readouterr().out
@@ -500,3 +504,7 @@ async def test_the_command_says_what_it_did_and_what_is_missing(
     assert host.run(command) == 74
     assert "in use" in capsys.readouterr().err
     lock.release()
+    paths.identity_key.unlink()
+    save_private_key(paths.identity_key, Ed25519PrivateKey.generate(), None)
+    assert host.run(command) == 66
+    assert "not the key that the passport beside it names" in capsys.readouterr().err
