@@ -111,6 +111,15 @@ def swap_keys(bench: Bench) -> None:
     shutil.copy(stem(bench, 4, 6).with_suffix(".key"), key)
 
 
+def set_hot_aside(bench: Bench) -> None:
+    """And the rack went on after it."""
+    layout = Layout(bench.directory)
+    layout.to_quarantine(layout.hot_files()[0], Disk())
+    journal, _ = bench.writer()
+    journal.commit([record(9)])
+    journal._mark.sync()
+
+
 def all_at_once(bench: Bench) -> None:
     swap_keys(bench)
     lose_key(bench)
@@ -188,7 +197,7 @@ async def test_another_racks_key_and_name_change_nothing(bench: Bench, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "damage", [damage_segment, damage_frame, lose_key, swap_keys, lose_mark, all_at_once]
+    "damage", [damage_segment, damage_frame, lose_key, swap_keys, lose_mark, set_hot_aside, all_at_once]
 )
 async def test_a_dry_run_changes_nothing_and_says_what_the_real_one_does(
     bench: Bench, damage: Damage
@@ -419,7 +428,7 @@ async def test_an_eviction_that_was_interrupted_is_finished(bench: Bench) -> Non
     ("end", "started", "step"),
     [(KilledError, False, 1), (KilledError, True, 3), (PowerCutError, False, 3), (PowerCutError, True, 3)],
 )
-@pytest.mark.parametrize("damage", [all_at_once, damage_segment, swap_keys])
+@pytest.mark.parametrize("damage", [all_at_once, damage_segment, swap_keys, set_hot_aside])
 async def test_the_end_after_any_step_and_another_call_come_to_the_same_end(
     bench: Bench, tmp_path: Path, end: type[BaseException], started: bool, step: int, damage: Damage
 ) -> None:
@@ -450,7 +459,8 @@ async def test_the_end_after_any_step_and_another_call_come_to_the_same_end(
                 await (await other.open()).close()
         assert mend(other).missing == expected
         assert dict.fromkeys(records(other)) == held
-        assert bytes_of_damage(other) == bytes_of_damage(whole)
+        assert bytes_of_damage(other) >= bytes_of_damage(whole)
+        assert started or bytes_of_damage(other) == bytes_of_damage(whole)
         assert mend(other).actions == ()
     assert after > 5
 
