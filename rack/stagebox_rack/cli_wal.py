@@ -141,7 +141,7 @@ def repair_command(
         for first, last in report.missing:
             typer.echo(f"still missing: records {first}-{last}", err=True)
         if report.verified is not None:
-            typer.echo(f"verifies now: {report.verified.covered}")
+            typer.echo(f"what verifies: {report.verified.covered}")
     report.require_whole()
 
 
