@@ -14,6 +14,8 @@ import typer
 from stagebox.cli.options import ConfigOption, JsonOption, settings_for
 
 if TYPE_CHECKING:
+    from nacl.signing import SigningKey
+
     from stagebox_rack.state import StatePaths
     from stagebox_rack.wal.inspect import Progress
 
@@ -29,6 +31,8 @@ stagebox rack wal ls --state-dir /var/lib/stagebox
 stagebox rack wal verify --state-dir /var/lib/stagebox --json
 
 stagebox rack wal export --state-dir /var/lib/stagebox --out records.parquet
+
+stagebox rack wal repair --state-dir /var/lib/stagebox --dry-run
 
 stagebox rack wal rekey --state-dir /var/lib/stagebox
 """
@@ -110,6 +114,37 @@ def export_command(
             typer.echo(f"left out: {problem}", err=True)
 
 
+@app.command("repair", epilog=_EXAMPLES)
+def repair_command(
+    ctx: typer.Context,
+    state_dir: StateDirOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing; say what would be done.")
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set damaged files aside, keep what verifies in them, put back what fits, verify. The rack must not run."""
+    from stagebox_rack.wal.repair import repair
+
+    paths = _paths(ctx, state_dir, config)
+    with _progress("repairing", quiet=as_json) as progress:
+        rack, key, earlier = _rack_identity(paths)
+        report = repair(paths.wal, key, earlier, rack=rack, dry_run=dry_run, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(report.as_json()))
+    else:
+        for action in report.actions:
+            typer.echo(f"would {action}" if dry_run else str(action))
+        if not report.actions:
+            typer.echo("there is nothing to repair")
+        for first, last in report.missing:
+            typer.echo(f"still missing: records {first}-{last}", err=True)
+        if report.verified is not None:
+            typer.echo(f"what verifies: {report.verified.covered}")
+    report.require_whole()
+
+
 @app.command("rekey", epilog=_EXAMPLES)
 def rekey_command(
     ctx: typer.Context,
@@ -163,6 +198,23 @@ def _rack_keys(paths: StatePaths) -> tuple[bytes, tuple[bytes, ...]]:
 
     held = passport.read(paths.passport, pinned_cluster(paths))
     return held.rack_public, earlier_keys(paths, held.name, held.rack_public)
+
+
+def _rack_identity(paths: StatePaths) -> tuple[str, SigningKey, tuple[bytes, ...]]:
+    """Return the rack's name, the key it signs with and the public keys it had before."""
+    from stagebox import passport
+    from stagebox.errors import KeyFileError
+    from stagebox.keyfiles import load_ed25519, signing_key
+    from stagebox_rack.state import pinned_cluster
+
+    public, earlier = _rack_keys(paths)
+    key = signing_key(load_ed25519(paths.identity_key))
+    if bytes(key.verify_key) != public:
+        raise KeyFileError(
+            f"{paths.identity_key} is not the key that the passport beside it names",
+            remedy="restore the state directory from one backup",
+        )
+    return passport.read(paths.passport, pinned_cluster(paths)).name, key, earlier
 
 
 @contextmanager

@@ -88,6 +88,14 @@ class Disk:
         finally:
             self.close(descriptor)
 
+    def sync_file(self, path: Path) -> None:
+        """Make what another process wrote to ``path`` durable."""
+        descriptor = self.open(path)
+        try:
+            self.datasync(descriptor)
+        finally:
+            self.close(descriptor)
+
     def put(self, path: Path, data: bytes) -> None:
         """Replace ``path`` with ``data``, durably: after a crash it holds either the old bytes or the new ones."""
         temporary = unfinished(path)

@@ -57,12 +57,13 @@ class VerifyReport:
 class JournalDamageError(VerificationError):
     """A journal does not prove itself whole; ``report`` says what does and what does not."""
 
-    def __init__(self, report: VerifyReport) -> None:
+    def __init__(self, report: VerifyReport, remedy: str | None = None) -> None:
         shown = "; ".join(report.problems[:5])
         more = f"; and {len(report.problems) - 5} more" if len(report.problems) > 5 else ""
         super().__init__(
             f"the journal does not verify: {shown}{more}",
-            remedy="keep the directory as it is; acknowledged records are at the mixer, and "
+            remedy=remedy
+            or "keep the directory as it is; acknowledged records are at the mixer, and "
             "'wal export' still writes every record that verifies",
         )
         self.report = report

@@ -100,6 +100,20 @@ class Layout:
         """Whether anything was ever journalled here."""
         return self.mark.exists() or any(self.segments.iterdir()) or bool(self.hot_files())
 
+    def require_owner(self) -> None:
+        """Demand that we are the user whose files these are: what another one makes here would lock the rack out.
+
+        Raises:
+            StorageError: a file is another user's.
+        """
+        folders = [path for path in (self.hot, self.segments, self.quarantine) if path.is_dir()]
+        for path in (self.kek, self.mark, *(file for folder in folders for file in folder.iterdir())):
+            with contextlib.suppress(FileNotFoundError):
+                if (owner := path.stat().st_uid) != os.geteuid():
+                    raise StorageError(
+                        f"{path} belongs to user {owner}", remedy="run this as the user the rack runs as"
+                    )
+
     def to_quarantine(self, path: Path, disk: Disk) -> Path:
         """Move a file aside, durably, under a name that is free; return it.
 

@@ -56,6 +56,13 @@ def decode_marks(data: bytes, keyring: Keyring) -> tuple[int, Mark] | None:
     return max((slot for slot in found if slot is not None), key=lambda slot: slot[0], default=None)
 
 
+def key_versions(data: bytes) -> set[int]:
+    """Return the KEK versions that the slots name, whether they verify or not."""
+    slots = (data[at : at + _BODY.size] for at in (0, SLOT_BYTES))
+    named = (_BODY.unpack(slot)[:2] for slot in slots if len(slot) == _BODY.size)
+    return {version for magic, version in named if magic == MAGIC}
+
+
 class MarkFile:
     """The mark on disk. Used by one thread at a time."""
 

@@ -73,16 +73,26 @@ def open_directory(
     return Opened(layout, lock, keyring, mark_file, recovered, acknowledged, tuple(events))
 
 
+def own_keyring(layout: Layout, public: bytes, earlier: Collection[bytes]) -> Keyring:
+    """Read the key file of this rack's journal.
+
+    Raises:
+        KeyFileError: it is missing, unsafe or damaged.
+        VerificationError: it is of another identity.
+    """
+    keyring = load_keyring(layout.kek)
+    if keyring.rack_public != public and keyring.rack_public not in earlier:
+        raise VerificationError(
+            f"the journal in {layout.root} belongs to another identity key than this rack's",
+            remedy=f"was the rack enrolled anew? move {layout.root} away (it stays readable with "
+            "'wal export') and a new journal begins; else put its identity key back",
+        )
+    return keyring
+
+
 def _keyring(layout: Layout, public: bytes, earlier: Collection[bytes], protection: Protection) -> Keyring:
     if layout.kek.exists():
-        keyring = load_keyring(layout.kek)
-        if keyring.rack_public != public and keyring.rack_public not in earlier:
-            raise VerificationError(
-                f"the journal in {layout.root} belongs to another identity key than this rack's",
-                remedy=f"was the rack enrolled anew? move {layout.root} away (it stays readable with "
-                "'wal export') and a new journal begins; else put its identity key back",
-            )
-        return keyring
+        return own_keyring(layout, public, earlier)
     if layout.has_data():
         raise KeyFileError(
             f"the journal key {layout.kek} is missing but its journal is there",

@@ -239,8 +239,11 @@ class _Recovery:
         self, path: Path, header: fmt.HotHeader, scan: fmt.Scan, frames: list[fmt.Frame], sealed_last: int
     ) -> None:
         found, mark = self._found, self._mark
-        if not frames and scan.frames:
-            self._disk.remove(path)  # sealed, or written again to a later file, before the crash
+        if not frames and scan.frames:  # sealed, or written again to a later file, before the crash
+            if scan.damage:
+                self._damaged(path, header.first, "; ".join(damage.reason for damage in scan.damage))
+            else:
+                self._disk.remove(path)
             return
         if scan.torn_bytes:
             found.report("wal_torn_tail", "warning", file=path.name, bytes=scan.torn_bytes)
@@ -251,19 +254,12 @@ class _Recovery:
             else:
                 self._disk.remove(path)
             return
-        self._make_durable(path)
+        self._disk.sync_file(path)
         last = frames[-1]
         first = frames[0].batch
         found.frozen.append(
             HotSpan(path, first.first, last.batch.last, first.previous, last.batch.digest, last.end)
         )
-
-    def _make_durable(self, path: Path) -> None:
-        descriptor = self._disk.open(path)
-        try:
-            self._disk.datasync(descriptor)
-        finally:
-            self._disk.close(descriptor)
 
     def _scan_file(self, path: Path) -> tuple[fmt.HotHeader, fmt.Scan]:
         data = path.read_bytes()

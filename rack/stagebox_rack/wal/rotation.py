@@ -62,11 +62,7 @@ def rotate(
         VerificationError: the key file is not this journal's.
     """
     layout = Layout(directory)
-    # Files made by root would lock the rack's own user out, and the TPM must open for that user.
-    if layout.kek.exists() and (owner := layout.kek.stat().st_uid) != os.geteuid():
-        raise StorageError(
-            f"{layout.kek} belongs to user {owner}", remedy="run this as the user the rack runs as"
-        )
+    layout.require_owner()  # the TPM, too, must open for that user
     lock = Lock(layout.root / "lock")
     lock.acquire()
     try:
@@ -100,7 +96,7 @@ class _Work:
         self._prove(ring)
         if len(ring.versions) > 1:
             done = self._finish(ring, protection, created=False)
-            hot = [path for path in self.layout.hot_files() if _version(path) != ring.version]
+            hot = [path for path in self.layout.hot_files() if key_version(path) != ring.version]
             if done.rewrapped or done.dropped or hot:
                 return done
             # Only what was set aside needs the older ones: that must not keep a new one from being made.
@@ -191,7 +187,7 @@ class _Work:
         """Return the files that name each held version."""
         users: dict[int, list[str]] = {}
         for path in (*self.layout.hot_files(), *self._keys(), *self._quarantined()):
-            version = _version(path)
+            version = key_version(path)
             for number in ring.versions if version is None else (version,):
                 users.setdefault(number, []).append(path.name)
         return {number: tuple(names) for number, names in users.items()}
@@ -205,7 +201,7 @@ class _Work:
                 yield path
 
 
-def _version(path: Path) -> int | None:
+def key_version(path: Path) -> int | None:
     """Return the KEK version a file names; None where it does not say."""
     try:
         if HOT_SUFFIX in path.suffixes:

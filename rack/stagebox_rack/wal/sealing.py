@@ -137,6 +137,19 @@ class Sealer:
                     remedy=f"free space in {self._layout.segments}; the hot file is kept and sealing is tried again",
                 ) from error
 
+    def save(self, content: HotContent, previous_seal: bytes) -> list[SegmentSpan]:
+        """Seal what a hot file proves, run by run. The file stays, the catalogue learns nothing; for one thread.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        segments: list[SegmentSpan] = []
+        for run in runs(content.frames):
+            segments.append(self._seal_run(run, content, previous_seal))
+            previous_seal = segments[-1].seal_hash
+        self._committed.clear()
+        return segments
+
     def _seal(self, span: HotSpan) -> list[SegmentSpan]:
         try:
             content = read_hot(span, self._keyring)
@@ -144,12 +157,7 @@ class Sealer:
             self._quarantine(span.path, span.first, span.last, error.message)
             self._catalogue.sealed(span, [])
             return []
-        segments: list[SegmentSpan] = []
-        previous_seal = self._catalogue.last_seal()
-        for run in runs(content.frames):
-            segments.append(self._seal_run(run, content, previous_seal))
-            previous_seal = segments[-1].seal_hash
-        self._committed.clear()
+        segments = self.save(content, self._catalogue.last_seal())
         self._catalogue.sealed(span, segments)
         batches = [frame.batch for frame in content.frames]
         lost = span.last - span.first + 1 - sum(b.last - b.first + 1 for b in batches)

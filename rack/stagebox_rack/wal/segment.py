@@ -111,14 +111,18 @@ def _chunks(batches: Sequence[CommittedBatch]) -> Iterator[Any]:
         yield mixed_table(first, rows)
 
 
-def load_seal(stem: Path, public: bytes, earlier: Collection[bytes] = ()) -> Seal:
+def load_seal(
+    stem: Path, public: bytes, earlier: Collection[bytes] = (), files: SegmentFiles | None = None
+) -> Seal:
     """Read and verify a segment's seal and check that its name and its other files agree with it.
+
+    ``files`` are where they lie, if not beside ``stem``.
 
     Raises:
         StorageError: a file of the segment is missing or unreadable.
         DecodeError, VerificationError: the seal is not the rack's, or speaks of another file.
     """
-    paths = SegmentFiles.of(stem)
+    paths = files or SegmentFiles.of(stem)
     try:
         data = paths.seal.read_bytes()
         size = paths.parquet.stat().st_size
@@ -135,14 +139,14 @@ def load_seal(stem: Path, public: bytes, earlier: Collection[bytes] = ()) -> Sea
     return seal
 
 
-def segment_key(stem: Path, seal: Seal, keyring: Keyring) -> bytes:
-    """Return the data key of a segment, for reading its Parquet file with any tool.
+def segment_key(stem: Path, seal: Seal, keyring: Keyring, files: SegmentFiles | None = None) -> bytes:
+    """Return the data key of a segment, for reading its Parquet file with any tool; ``files`` as above.
 
     Raises:
         StorageError: the key file cannot be read.
         DecodeError, VerificationError: it is damaged or belongs to another KEK or segment.
     """
-    path = SegmentFiles.of(stem).key
+    path = (files or SegmentFiles.of(stem)).key
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -152,17 +156,21 @@ def segment_key(stem: Path, seal: Seal, keyring: Keyring) -> bytes:
 
 
 def read_segment(
-    stem: Path, keyring: Keyring, public: bytes, earlier: Collection[bytes] = ()
+    stem: Path,
+    keyring: Keyring,
+    public: bytes,
+    earlier: Collection[bytes] = (),
+    files: SegmentFiles | None = None,
 ) -> list[CommittedBatch]:
-    """Return every batch of a segment, each rebuilt to the byte and verified up to the signed seal.
+    """Return every batch of a segment, each rebuilt to the byte and verified up to the signed seal; ``files`` as above.
 
     Raises:
         StorageError: a file is missing or unreadable.
         VerificationError: anything in it does not match its seal.
     """
-    seal = load_seal(stem, public, earlier)
-    dek = segment_key(stem, seal, keyring)
-    parquet = SegmentFiles.of(stem).parquet
+    seal = load_seal(stem, public, earlier, files)
+    dek = segment_key(stem, seal, keyring, files)
+    parquet = (files or SegmentFiles.of(stem)).parquet
     try:
         data = parquet.read_bytes()
     except OSError as error:

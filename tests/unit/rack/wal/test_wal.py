@@ -264,6 +264,22 @@ async def test_damage_in_the_middle_costs_its_frame_and_the_file_is_quarantined(
     assert kept.read_bytes() == bytes(data)
 
 
+async def test_a_damaged_file_is_kept_when_the_end_came_after_its_segments_were_sealed(bench: Bench) -> None:
+    await crash(bench, 5)
+    (hot,) = Layout(bench.directory).hot_files()
+    data = bytearray(hot.read_bytes())
+    data[data.index(b"SBF1", data.index(b"SBF1") + 4) + 80] ^= 1
+    hot.write_bytes(data)
+    async with await bench.open() as wal:
+        await wal.seal_now()
+    (kept,) = (bench.directory / "quarantine").iterdir()
+    kept.rename(hot)
+    async with await bench.open() as wal:
+        assert sequences(await read_all(wal)) == [1, 3, 4, 5]
+    assert kept.read_bytes() == bytes(data)
+    assert not hot.exists()
+
+
 async def test_a_damaged_header_block_costs_nothing(bench: Bench) -> None:
     await crash(bench, 3)
     (hot,) = Layout(bench.directory).hot_files()
