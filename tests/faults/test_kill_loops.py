@@ -32,6 +32,7 @@ from support.natsd import Authority, NatsServer
 from support.zygote import Zygote
 
 KILLS = 200
+PLENTY, LITTLE = 1 << 30, 1 << 20
 LONGEST_LIFE_S = 2.0
 """A life that does not come to its point by then is ended at a moment that nobody named."""
 
@@ -72,8 +73,11 @@ class World:
     def place(self) -> dict[str, Any]:
         return {"server": f"wss://127.0.0.1:{self.proxy.port}", "tls": self.tls}
 
-    def rack(self, zygote: Zygote, *, number: int, **point: Any) -> AsyncIterator[list[str]]:
-        return zygote.live("rack", directory=str(self.root / "wal"), number=number, **self.place, **point)
+    def rack(
+        self, zygote: Zygote, *, number: int, quota_bytes: int = PLENTY, **point: Any
+    ) -> AsyncIterator[list[str]]:
+        where = {"directory": str(self.root / "wal"), **self.place}
+        return zygote.live("rack", number=number, quota_bytes=quota_bytes, **where, **point)
 
     def mixer(self, zygote: Zygote, **more: Any) -> AsyncIterator[list[str]]:
         return zygote.live("mixer", directory=str(self.root / "lake"), **self.place, **more)
@@ -148,7 +152,7 @@ async def lives(
             world.hear(words)
             if words[0] == "ended":
                 killed = words[1] == "-9"
-        if killed and not timer.when() <= asyncio.get_running_loop().time():
+        if asyncio.get_running_loop().time() < timer.when():
             world.named[point] += 1
         timer.cancel()
         assert killed, "\n".join(zygote.noise)
@@ -168,7 +172,7 @@ async def everything_is_there_once(world: World, racks: Zygote, mixers: Zygote) 
         async for words in world.rack(racks, number=-1):
             world.hear(words)
             last = int(words[1]) if words[0] == "whole" else last
-        assert last, "\n".join(racks.noise)
+        assert last, f"the last rack {' '.join(words)}: " + "\n".join(racks.noise)
         async for words in world.mixer(mixers, last=last):
             ended = words == ["ended", "0"]
         assert ended, "\n".join(mixers.noise)
@@ -193,7 +197,7 @@ async def test_a_rack_killed_at_any_point_loses_and_repeats_nothing(world: World
     source = random.Random(5)
 
     def life(zygote: Zygote, **point: Any) -> AsyncIterator[list[str]]:
-        return world.rack(zygote, number=next(world.numbers), **point)
+        return world.rack(zygote, number=next(world.numbers), quota_bytes=LITTLE, **point)
 
     async with Zygote("support.lives") as racks, Zygote("support.lives") as mixers:
         mixer = one_long_life(world.mixer(mixers), world, mixers)
@@ -247,7 +251,7 @@ async def test_a_server_killed_at_any_moment_loses_and_repeats_nothing(world: Wo
             for moment in itertools.islice(itertools.cycle(SERVER_MOMENTS), KILLS):
                 await killed_at(moment)
             await world.server.start()
-        racks.kill()
+        await racks.bury()
         await mixers.bury()
         await everything_is_there_once(world, racks, mixers)
     enough(world, SERVER_MOMENTS)

@@ -47,7 +47,6 @@ RACK_LIMITS = dataclasses.replace(
     wal_maintain_first=0.02,
     wal_mark_sync=0.01,
     wal_grace=0.0,
-    wal_quota_bytes=2 << 20,
     wal_ship_timeout=1.0,
     wal_ship_retry_first=0.02,
     wal_ship_retry_max=0.1,
@@ -145,8 +144,10 @@ def _bus(life: Life, name: str, server: str, tls: dict[str, str]) -> KillingBus:
     return bus
 
 
-async def rack(life: Life, *, directory: str, server: str, tls: dict[str, str], number: int) -> None:
-    """Journal records from ``number`` on and ship them, until killed; without a number, only ship what is there.
+async def rack(
+    life: Life, *, directory: str, server: str, tls: dict[str, str], number: int, quota_bytes: int
+) -> None:
+    """Journal records from ``number`` on and ship them, until killed; with none (-1), only ship what is there.
 
     Says ``kept <number> <sequence>`` once a record is promised, and ``held <sequence>`` when the server has it.
     """
@@ -155,12 +156,13 @@ async def rack(life: Life, *, directory: str, server: str, tls: dict[str, str], 
         if event.severity == "alert":
             life.say("alert", event.name, event.detail)
 
+    limits = dataclasses.replace(RACK_LIMITS, wal_quota_bytes=quota_bytes)
     wal = await Wal.open(
-        Path(directory), rack=RACK, signing_key=KEY, boot=os.urandom(16), limits=RACK_LIMITS, on_event=told,
+        Path(directory), rack=RACK, signing_key=KEY, boot=os.urandom(16), limits=limits, on_event=told,
         disk=KillingDisk(life),
     )  # fmt: skip
     async with wal, _bus(life, "rack", server, tls) as bus:
-        shipper = Shipper(wal, bus, f"rack.{RACK}.wal", KEY, on_event=told, limits=RACK_LIMITS)
+        shipper = Shipper(wal, bus, f"rack.{RACK}.wal", KEY, on_event=told, limits=limits)
         bus.on_connected(shipper.connected)
         bus.on_connected(lambda: life.say("connected"))
         bus.on_disconnected(lambda _: shipper.disconnected())
@@ -231,7 +233,7 @@ async def mixer(life: Life, *, directory: str, server: str, tls: dict[str, str],
     """Ingest until killed, or until the lake holds ``last``; says ``committed <sequence>`` after each commit."""
     quick = dataclasses.replace(
         MIXER_LIMITS, ingest_commit_s=0.02, ingest_retry_s=0.05, ingest_wait_s=0.1, lake_sort_after_s=0.0,
-        lake_merge_files=3, lake_sweep_after_s=0.0, lake_snapshot_every=8,
+        lake_merge_files=3, lake_sweep_after_s=0.0, lake_snapshot_every=4,
     )  # fmt: skip
     for module in (consumer, keeping, manifest):
         vars(module)["LIMITS"] = quick
