@@ -100,6 +100,7 @@ class RackLimits:
     wal_quota_bytes: int = 4 << 30
     wal_grace: float = 86_400.0  # acknowledged segments are kept this long, if the quota lets them
     wal_age: float = 90 * 86_400.0  # what the mixer never had goes after this, with a tombstone
+    wal_age_after_start: float = 86_400.0  # but not before: a rack that was off for long ships first
     wal_maintain: float = 10.0
     wal_maintain_first: float = 2.0  # start-up belongs to the first frame, not to sealing
 

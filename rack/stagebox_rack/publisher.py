@@ -109,7 +109,9 @@ class Publisher:
         """Publish a heartbeat."""
         subject, now = subjects.status(self._rack), self._now_ns()
         seq = self._next(subject)
-        self._send(Kind.STATUS, subject, seq, Status(seq, self._boot, now, state, body).encode(), now)
+        sent = self._send(Kind.STATUS, subject, seq, Status(seq, self._boot, now, state, body).encode(), now)
+        if sent:
+            self.catch_up()  # there is room for what there was none for
 
     def checkpoint(self) -> None:
         """Sign and publish what was listed since the last checkpoint, if anything."""
@@ -182,21 +184,24 @@ class Publisher:
         *,
         journalled: bool = True,
         urgent: bool = False,
-    ) -> None:
+    ) -> bool:
         self._checkpoints.add(subject, seq, data, time_ns)
-        self._live(kind, subject, data)
+        sent = self._live(kind, subject, data)
         if journalled:
             self._append(kind, time_ns, subject, data, urgent=urgent)
         if self._checkpoints.full:
             self.checkpoint()
+        return sent
 
-    def _live(self, kind: Kind, subject: str, data: bytes) -> None:
+    def _live(self, kind: Kind, subject: str, data: bytes) -> bool:
+        """Send a record now, or keep it if it is one that overtakes; return whether it went out."""
         record = LateRecord(kind, subject, data)
         if self._sent(record):
-            return
+            return True
         for gone in self._late.hold(record):
             if self._allowed(gone.kind):
                 self.dropped[gone.subject] += 1
+        return False
 
     def _sent(self, record: LateRecord) -> bool:
         sent = self._allowed(record.kind) and self._bus.publish(record.subject, record.data)

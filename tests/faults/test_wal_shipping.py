@@ -125,6 +125,31 @@ async def until_acknowledged(wal: Wal, timeout: float = 20) -> None:
 
 
 @pytest.mark.parametrize("atomic", [True, False])
+async def test_a_backlog_rests_however_small_its_batches_are(
+    tmp_path: Path, bus: BusClient, atomic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make_stream(bus, atomic=atomic)
+    bench, rests = Bench(tmp_path / "wal"), list[float]()
+    pause = Shipper._pause
+
+    async def rest(shipper: Shipper, seconds: float) -> None:
+        rests.append(seconds)
+        await pause(shipper, seconds)
+
+    monkeypatch.setattr(Shipper, "_pause", rest)
+    async with await bench.open(LIMITS) as wal:
+        await append(wal, 150, each=1)
+        async with shipping(wal, bus, bench) as shipper:
+            await until_acknowledged(wal)
+            windows = shipper.stats.publishes
+            backlogged = len(rests)
+            await append(wal, 1)
+            await until_acknowledged(wal)
+    assert backlogged >= windows - 2, "after each window but the last, and the try that finds out about batches"
+    assert len(rests) == backlogged, "what is live does not rest"
+
+
+@pytest.mark.parametrize("atomic", [True, False])
 async def test_a_backlog_and_what_follows_arrive_once_and_in_order(
     tmp_path: Path, bus: BusClient, atomic: bool
 ) -> None:

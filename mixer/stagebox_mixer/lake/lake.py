@@ -222,7 +222,7 @@ class Lake:
     def _open(self) -> None:
         if isinstance(self.storage, LocalStorage):
             self._exit.enter_context(self.storage.locked())
-        state = self._manifests.load()
+        state = self._load()
         self._state = state
         known = state.files.keys() | state.dropped.keys()
         for directory in ("arrivals", "data"):
@@ -251,8 +251,19 @@ class Lake:
             raise
 
     def _look_again(self) -> None:
-        self._state = self._manifests.load()
+        self._state = self._load()
         self._in_doubt = False
+
+    def _load(self) -> State:
+        """Return the newest state, which a power cut cannot take back: the stream is trimmed behind it."""
+        try:
+            self.storage.settle()
+        except OSError as error:
+            raise StorageError(
+                f"cannot make sure of the lake in {self.storage}: {error.strerror or error}",
+                remedy="check the storage's space and health; what is not committed stays in the stream WAL",
+            ) from error
+        return self._manifests.load()
 
     def _commit(
         self, commits: Sequence[Commit], position: Position, rejected: Sequence[tuple[str, bytes]]

@@ -16,6 +16,8 @@ from typing import Any, Protocol
 from stagebox.errors import StorageError
 from stagebox.files import fsync_dir, make_private_dir
 
+_UNFINISHED = ".tmp"
+
 
 class Storage(Protocol):
     """What the lake needs of a place. Every method raises ``OSError`` as the place does."""
@@ -34,6 +36,10 @@ class Storage(Protocol):
 
     def delete(self, path: str) -> None:
         """Remove a file; a missing one is fine."""
+        ...
+
+    def settle(self) -> None:
+        """Make sure of what a writer left that was cut off: what is named counts for good, the rest is gone."""
         ...
 
     def arrow(self) -> tuple[Any, str]:
@@ -56,7 +62,7 @@ class LocalStorage:
         """Store a new file durably: temporary, fsync, link, fsync of the directory."""
         target = self.root / path
         self._make(target.parent)
-        temporary = target.with_name(f".{target.name}.tmp")
+        temporary = target.with_name(f".{target.name}{_UNFINISHED}")
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -101,6 +107,15 @@ class LocalStorage:
             for parent in target.relative_to(self.root).parents[:-2]:
                 (self.root / parent).rmdir()
                 self._known.discard(self.root / parent)
+
+    def settle(self) -> None:
+        """Remove unfinished files, and sync every directory."""
+        for path in self.root.rglob("*"):
+            if path.is_dir():
+                fsync_dir(path)
+            elif path.name.startswith(".") and path.suffix == _UNFINISHED:
+                path.unlink()
+        fsync_dir(self.root)
 
     def arrow(self) -> tuple[Any, str]:
         """Return pyarrow's local filesystem."""
@@ -172,6 +187,9 @@ class ArrowStorage:
         """Remove an object."""
         with contextlib.suppress(FileNotFoundError):
             self._filesystem.delete_file(self._full(path))
+
+    def settle(self) -> None:
+        """Nothing to do: an object that can be seen is durable, and one that was not closed is none."""
 
     def arrow(self) -> tuple[Any, str]:
         """Return the filesystem itself."""

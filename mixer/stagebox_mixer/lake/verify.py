@@ -95,6 +95,7 @@ class _Link:
 class _Journal:
     """What was found of one journal of one rack."""
 
+    journal: bytes
     links: list[_Link] = field(default_factory=list)
     seals: list[tuple[seal.Seal, bytes]] = field(default_factory=list)
     graves: list[tombstone.Tombstone] = field(default_factory=list)
@@ -236,7 +237,7 @@ class _Rack:
             report.unsigned += 1
         report.batches += 1
         report.records += len(records)
-        found = self._journals.setdefault(journal, _Journal())
+        found = self._journals.setdefault(journal, _Journal(journal))
         found.links.append(_Link(row["first"], row["last"], row["previous"], row["digest"]))
         for record in records:
             self._record(record, found, where)
@@ -248,7 +249,10 @@ class _Rack:
                 if seal.seal_hash(record.data) not in {held for _, held in found.seals}:
                     found.seals.append((opened, seal.seal_hash(record.data)))
             elif record.kind == tombstone.KIND:
-                found.graves.append(tombstone.open_tombstone(record.data, self._keys[0], self._keys[1:]))
+                grave = tombstone.open_tombstone(record.data, self._keys[0], self._keys[1:])
+                if (grave.rack, grave.journal) != (self._rack, found.journal):
+                    raise VerificationError("it speaks of another journal")
+                found.graves.append(grave)
                 self._report.tombstones += 1
             elif record.kind == Kind.CHECKPOINT:
                 payload = envelope.open_by_any(envelope.DOMAIN_CHECKPOINT, record.data, self._keys)
@@ -308,10 +312,9 @@ class _Rack:
                 )
 
     def _gap(self, name: str, first: int, last: int, graves: Sequence[tuple[int, int]]) -> None:
-        covered = sum(
-            min(last, end) - max(first, start) + 1
-            for start, end in set(graves)
-            if start <= last and end >= first
-        )
-        told = "the rack signed a tombstone" if covered >= last - first + 1 else "unexplained"
+        reached = first - 1
+        for start, end in sorted(graves):
+            if start <= reached + 1:
+                reached = max(reached, end)
+        told = "the rack signed a tombstone" if reached >= last else "unexplained"
         self._report.gaps.append(f"{name}: records {first}-{last} never came ({told})")

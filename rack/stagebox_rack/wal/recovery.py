@@ -17,7 +17,7 @@ from pathlib import Path
 
 from stagebox.errors import DecodeError, StageboxError, StorageError, VerificationError
 from stagebox.records.seal import seal_hash
-from stagebox.records.tombstone import open_tombstone
+from stagebox.records.tombstone import Tombstone, open_tombstone
 from stagebox.records.walbatch import FIRST_PREVIOUS, FIRST_SEQUENCE
 from stagebox_rack.wal import journal_format as fmt
 from stagebox_rack.wal.catalogue import SegmentSpan, Span
@@ -162,13 +162,14 @@ class _Recovery:
         """Do what the machine asks for after a crash; return whether a segment is there."""
         paths = SegmentFiles.of(stem)
         unfinished = list(self._layout.segments.glob(f"{stem.name}.*{TEMPORARY_SUFFIX}"))
+        tombstone = self._tombstone(paths.tombstone)
         state = Found(
             hot=any(first <= int(stem.name[:20]) for first in hot_firsts),
             unfinished=bool(unfinished),
             parquet=paths.parquet.exists(),
             key=paths.key.exists(),
             seal=paths.seal.exists(),
-            tombstone=paths.tombstone.exists(),
+            tombstone=tombstone is not None,
         )
         for step in recovery(state):
             match step:
@@ -183,19 +184,25 @@ class _Recovery:
                     self._quarantine_segment(stem, StorageError("one of its files is missing"))
                 case _:
                     pass  # the hot file goes once it is known that its segments hold all of it
-        if state.tombstone:
-            self._tombstone(paths.tombstone)
+        if tombstone is not None and tombstone.acknowledged:
+            self._disk.remove(paths.tombstone)
+        elif tombstone is not None:
+            self._found.tombstones.append((paths.tombstone, paths.tombstone.read_bytes()))
         return state.seal and state.parquet and state.key and not state.tombstone
 
-    def _tombstone(self, path: Path) -> None:
-        data = path.read_bytes()
+    def _tombstone(self, path: Path) -> Tombstone | None:
+        """Return a segment's tombstone; one that does not verify is set aside and takes nothing with it."""
+        if not path.exists():
+            return None
         try:
-            if open_tombstone(data, *self._keys).acknowledged:
-                self._disk.remove(path)
-            else:
-                self._found.tombstones.append((path, data))
+            tombstone = open_tombstone(path.read_bytes(), *self._keys)
+            named = f"{tombstone.first:020d}-{tombstone.last:020d}"
+            if (tombstone.rack, tombstone.journal, named) != (self._rack, self._keyring.journal, path.stem):
+                raise VerificationError(f"it speaks of records {named} of rack {tombstone.rack!r}")
         except StageboxError as error:
             self._damaged(path, int(path.name[:20]), error.message)
+            return None
+        return tombstone
 
     def _quarantine_segment(self, stem: Path, error: StageboxError) -> None:
         for path in SegmentFiles.of(stem):
@@ -242,6 +249,8 @@ class _Recovery:
         if not frames and scan.frames:  # sealed, or written again to a later file, before the crash
             if scan.damage:
                 self._damaged(path, header.first, "; ".join(damage.reason for damage in scan.damage))
+            elif self._hole(scan.frames, sealed_last):
+                self._damaged(path, header.first, "the segment of its records is gone")
             else:
                 self._disk.remove(path)
             return
@@ -259,6 +268,15 @@ class _Recovery:
         first = frames[0].batch
         found.frozen.append(
             HotSpan(path, first.first, last.batch.last, first.previous, last.batch.digest, last.end)
+        )
+
+    def _hole(self, frames: Sequence[fmt.Frame], sealed_last: int) -> bool:
+        """Whether a batch lies between segments and in none; what is before the first segment was evicted."""
+        segments = self._found.segments
+        return any(
+            segments[0].first <= batch.first <= sealed_last
+            and not any(s.first <= batch.first and batch.last <= s.last for s in segments)
+            for batch in (frame.batch for frame in frames)
         )
 
     def _scan_file(self, path: Path) -> tuple[fmt.HotHeader, fmt.Scan]:

@@ -2,8 +2,8 @@
 
 Rules: what the mixer holds is kept for a grace period, unless the quota needs the room; the oldest go first. What the
 mixer does not hold goes only when everything it does hold is gone and the quota is still exceeded, or when it is past
-the greatest age; its records are lost, so that takes a tombstone and an alert. The newest segment always stays: the
-next one names its seal.
+the greatest age (and then so is what is older); its records are lost, so that takes a tombstone and an alert. The
+newest segment always stays: the next one names its seal.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ def evictions(
     excess = sum(segment.size for segment in segments) - quota.bytes
     chosen: list[Eviction] = []
     held = [segment for segment in candidates if segment.last <= acknowledged]
+    grace = min(quota.grace, quota.age)  # a longer one would leave a hole behind it
     for segment in held:
-        if excess > 0 or now - segment.sealed_at > quota.grace:
+        if excess > 0 or now - segment.sealed_at > grace:
             reason = Reason.QUOTA if excess > 0 else Reason.AGE
             chosen.append(Eviction(segment, acknowledged=True, reason=reason))
             excess -= segment.size

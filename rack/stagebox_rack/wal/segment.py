@@ -194,6 +194,11 @@ def read_segment(
 
 
 def _rebuild(table: Any, seal: Seal) -> list[CommittedBatch]:
+    version = (table.schema.metadata or {}).get(b"stagebox.version", b"")
+    if not version.isdigit() or int(version) > VERSION:
+        raise DecodeError(
+            f"its columns have version {version.decode()!a}, this software reads up to {VERSION}"
+        )
     columns = _columns(table)
     batches: list[CommittedBatch] = []
     expected, previous, position = seal.first, seal.previous, 0

@@ -180,6 +180,7 @@ class Shipper:
             if batch.first > expected:
                 self._report_gap(Gap(expected, batch.first - 1))
             expected = batch.last + 1
+        backlog = self._wal.committed > window[-1].last
         messages = await self._sign(window)
         if self._cursor.phase is not Phase.SHIPPING:
             raise _OfflineError("the connection changed while a batch was being signed")
@@ -194,7 +195,7 @@ class Shipper:
         self.stats.shipped_batches += len(window)
         self.stats.shipped_records += sum(batch.last - batch.first + 1 for batch in window)
         now = time.monotonic()
-        wait = self._pace.acknowledged(now - began, work=began - woken, backlog=self._held is not None)
+        wait = self._pace.acknowledged(now - began, work=began - woken, backlog=backlog)
         if wait:
             await self._pause(wait)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Collection
 from pathlib import Path
@@ -70,7 +71,8 @@ class Wal:
         self._public, self._earlier = bytes(signing_key.verify_key), tuple(earlier)
         self._limits = limits
         self._on_event = on_event
-        self._disk = edges.disk
+        self._disk, self._clock = edges.disk, edges.clock
+        self._opened_at = self._clock()
         self._loop = asyncio.get_running_loop()
         found = opened.recovered
         self._catalogue = Catalogue(found.segments, found.frozen)
@@ -473,11 +475,12 @@ class Wal:
 
     async def _retain(self) -> None:
         limits = self._limits
+        settled = self._clock() - self._opened_at >= limits.wal_age_after_start
         chosen = evictions(
             self._catalogue.segments(),
             acknowledged=self._acknowledged,
             now=time.time(),
-            quota=Quota(limits.wal_quota_bytes, limits.wal_grace, limits.wal_age),
+            quota=Quota(limits.wal_quota_bytes, limits.wal_grace, limits.wal_age if settled else math.inf),
         )
         await asyncio.to_thread(self._evictor.evict, chosen)
 

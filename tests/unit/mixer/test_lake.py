@@ -19,10 +19,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from nacl.signing import SigningKey
 from pyarrow.parquet import encryption
 
+from stagebox import files
 from stagebox.errors import InputError, StorageError, VerificationError
 from stagebox.records.event import Event
+from stagebox.records.tombstone import Reason, Tombstone
 from stagebox.records.walbatch import WalBatch, WalRecord
-from stagebox_mixer.lake import keeping, query
+from stagebox_mixer.lake import keeping, query, storage
 from stagebox_mixer.lake.lake import Lake
 from stagebox_mixer.lake.merging import to_merge, to_retire, to_sort
 from stagebox_mixer.lake.migration import import_ledger
@@ -157,9 +159,10 @@ async def test_files_of_a_commit_that_never_happened_go_at_the_next_start(tmp_pa
     lake = make_lake(tmp_path)
     await lake.open()
     lake.storage.write("arrivals/orphan.parquet", b"x")
+    (tmp_path / "arrivals/.cut-off.parquet.tmp").write_bytes(b"x")
     await lake.close()
     await (again := make_lake(tmp_path)).open()
-    assert again.storage.names("arrivals") == []
+    assert not list((tmp_path / "arrivals").iterdir())
     await again.close()
 
 
@@ -382,6 +385,56 @@ async def test_a_commit_that_took_place_although_the_storage_said_no_is_not_made
     assert (lake.head(RACK, journal.journal).last, lake.state().position.stream_seq) == (3, 1)
     await lake.commit([commit(journal, *mixed(1))], position=Position(1, 2))
     assert [sequence for sequence, _, _ in records_in(lake.reader(), RACK)] == [1, 2, 3, 4, 5, 6]
+    await lake.close()
+
+
+async def test_a_commit_that_may_not_be_durable_does_not_count_until_it_is(
+    tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = make_lake(tmp_path)
+    await lake.open()
+    refuse = True
+
+    def fsync_dir(directory: Path) -> None:
+        if refuse and directory.name == "manifest":
+            raise OSError(5, "Input/output error")
+        files.fsync_dir(directory)
+
+    monkeypatch.setattr(storage, "fsync_dir", fsync_dir)
+    made = commit(journal, *mixed(0))
+    for _ in range(2):
+        with pytest.raises(StorageError):
+            await lake.commit([made], position=Position(1, 1))
+        assert lake.state().position.stream_seq == 0, "the stream may be trimmed up to here"
+    refuse = False
+    with pytest.raises(StorageError, match="in doubt"):
+        await lake.commit([made], position=Position(1, 1))
+    assert lake.state().position.stream_seq == 1
+    await lake.close()
+
+
+async def test_tombstones_that_overlap_explain_no_more_than_they_name_and_other_journals_nothing(
+    tmp_path: Path, journal: Journal
+) -> None:
+    lake = make_lake(tmp_path)
+    await lake.open()
+    await lake.commit([commit(journal, *mixed(0))], position=Position(1, 1))
+    journal.of(*mixed(1), *mixed(2))  # 4 to 9 never come
+
+    def grave(first: int, last: int, of: bytes = journal.journal) -> WalRecord:
+        nothing = bytes(32)
+        made = Tombstone(RACK, of, first, last, nothing, nothing, nothing, False, Reason.QUOTA, NOON)
+        return WalRecord("tombstone", NOON, f"rack.{RACK}.tombstone", made.sign(journal.key))
+
+    await lake.commit([commit(journal, grave(4, 7), grave(5, 8))], position=Position(1, 2))
+    assert verify(lake.reader(), Span()).gaps == [
+        f"{RACK}, journal {journal.journal.hex()}: records 4-9 never came (unexplained)"
+    ]
+    await lake.commit([commit(journal, grave(8, 9))], position=Position(1, 3))
+    assert "(the rack signed a tombstone)" in verify(lake.reader(), Span()).gaps[0]
+    await lake.commit([commit(journal, grave(1, 2, of=bytes(16)))], position=Position(1, 4))
+    with pytest.raises(LakeDamageError, match="it speaks of another journal"):
+        verify(lake.reader(), Span())
     await lake.close()
 
 

@@ -350,6 +350,18 @@ async def test_a_line_that_goes_again_in_the_middle_keeps_what_was_not_said() ->
     assert [subject.rpartition(".")[2] for subject, _ in bench.bus.sent] == ["alert", "ack", "checkpoint"]
 
 
+async def test_an_alert_the_bus_had_no_room_for_goes_out_once_there_is_room() -> None:
+    bench = Bench()
+    bench.bus.down = True
+    bench.publisher.alert("hum", {})
+    bench.publisher.checkpoint()
+    bench.publisher.status("running", {})
+    assert bench.bus.sent == []
+    bench.bus.down = False
+    bench.publisher.status("running", {})
+    assert [subject.rpartition(".")[2] for subject, _ in bench.bus.sent] == ["status", "alert", "checkpoint"]
+
+
 async def test_an_ack_is_journalled_as_it_was_signed_and_is_durable_soon() -> None:
     bench = Bench()
     bench.publisher.ack(b"signed")

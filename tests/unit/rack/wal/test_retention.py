@@ -45,6 +45,7 @@ def test_what_goes_is_needed_and_in_order(
     lost = [eviction for eviction in chosen if not eviction.acknowledged]
     if lost and lost[0].reason == "quota":
         assert {s.first for s in held} <= {s.first for s in gone}, "what the mixer holds goes first"
+    assert gone == all_segments[: len(gone)], "what goes is the oldest, without a hole in what stays"
     left = sum(segment.size for segment in all_segments if segment not in gone)
     assert left <= quota or len(all_segments) - len(gone) == 1
 

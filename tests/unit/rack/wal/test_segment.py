@@ -13,6 +13,7 @@ from stagebox.columns.parquet import open_parquet
 from stagebox.columns.table import COMMON
 from stagebox.errors import StageboxError, VerificationError
 from stagebox_rack.limits import LIMITS
+from stagebox_rack.wal import segment
 from stagebox_rack.wal.keyring import load_keyring
 from stagebox_rack.wal.layout import Layout
 from stagebox_rack.wal.segment import (
@@ -104,6 +105,16 @@ async def test_every_flipped_byte_and_every_truncation_of_a_segments_files_is_re
                     read_segment(stem, ring, bench.public)
         path.write_bytes(whole)
     assert len(read_segment(stem, ring, bench.public)) == 2
+
+
+async def test_a_segment_of_newer_software_is_not_read_as_if_it_were_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as newer:
+        newer.setattr(segment, "VERSION", segment.VERSION + 1)
+        bench, stem = await sealed(tmp_path / "wal")
+    with pytest.raises(VerificationError, match="its columns have version '3', this software reads up to 2"):
+        read_segment(stem, load_keyring(bench.directory / "kek.key"), bench.public)
 
 
 async def test_a_segment_under_another_kek_is_a_clear_error(tmp_path: Path) -> None:

@@ -9,15 +9,16 @@ import time
 from pathlib import Path
 
 import pytest
+from nacl.signing import SigningKey
 
 from stagebox.errors import StorageError
 from stagebox.records.seal import NO_SEAL, open_seal, seal_hash
-from stagebox.records.tombstone import Reason, open_tombstone
+from stagebox.records.tombstone import Reason, Tombstone, open_tombstone
 from stagebox_rack.wal.disk import Disk
 from stagebox_rack.wal.layout import Layout
 from stagebox_rack.wal.retention import Eviction
 from stagebox_rack.wal.wal import Wal
-from support.journal import QUICK, Bench, eventually, fill, read_all, sequences
+from support.journal import QUICK, RACK, Bench, eventually, fill, read_all, sequences
 
 
 @pytest.fixture
@@ -52,6 +53,56 @@ async def test_acknowledged_segments_stay_for_their_grace_and_then_go(bench: Ben
         assert sequences(await read_all(wal)) == [5, 6]
     assert len(list(Layout(bench.directory).segments.iterdir())) == 3
     assert [e.detail["reason"] for e in bench.events if e.name == "wal_evicted"] == ["age", "age"]
+
+
+async def test_a_rack_that_was_off_for_long_ships_before_its_age_counts(bench: Bench) -> None:
+    now = [0.0]
+    async with await bench.open(STILL, clock=lambda: now[0]) as wal:
+        await three_segments(wal)
+        aged(wal, STILL.wal_age + 1)
+        now[0] = STILL.wal_age_after_start - 1
+        await wal._retain()
+        assert sequences(await read_all(wal)) == [1, 2, 3, 4, 5, 6]
+        now[0] += 1
+        await wal._retain()
+        assert sequences(await read_all(wal))[:2] == [5, 6]
+    assert [e.detail["reason"] for e in bench.events if e.name == "wal_evicted_unshipped"] == ["age", "age"]
+
+
+@pytest.mark.parametrize("theirs", [False, True])
+async def test_a_tombstone_that_the_rack_did_not_sign_for_it_takes_no_segment_along(
+    bench: Bench, theirs: bool
+) -> None:
+    async with await bench.open(STILL) as wal:
+        await three_segments(wal)
+        journal = wal.journal
+    stem = Layout(bench.directory).segment_stem(1, 2)
+    grave = Tombstone(
+        RACK, journal, 3 if theirs else 1, 4, bytes(32), bytes(32), bytes(32), False, Reason.QUOTA, 1
+    )
+    key = bench.key if theirs else SigningKey.generate()
+    stem.with_suffix(".tombstone").write_bytes(grave.sign(key))
+    async with await bench.open(STILL) as wal:
+        assert sequences(await read_all(wal))[:6] == [1, 2, 3, 4, 5, 6]
+    assert bench.event("wal_damaged")["file"] == f"{stem.name}.tombstone.1"
+
+
+async def test_a_hot_file_whose_segment_was_lost_is_kept(bench: Bench) -> None:
+    async with await bench.open(STILL) as wal:
+        await fill(wal, 2)
+        await wal.seal_now()
+        await fill(wal, 2)
+        (hot,) = Layout(bench.directory).hot_files()
+        kept = hot.read_bytes()
+        await wal.seal_now()
+        await fill(wal, 2)
+        await wal.seal_now()
+    hot.write_bytes(kept)
+    for path in Layout(bench.directory).segments.glob(f"{3:020d}-*"):
+        path.unlink()
+    async with await bench.open(STILL):
+        assert (Layout(bench.directory).quarantine / f"{hot.name}.1").read_bytes() == kept
+    assert bench.event("wal_damaged")["reason"] == "the segment of its records is gone"
 
 
 async def test_the_quota_takes_acknowledged_segments_within_their_grace(bench: Bench) -> None:
