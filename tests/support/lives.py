@@ -189,7 +189,7 @@ async def _append(life: Life, wal: Wal, number: int) -> None:
         for n, future in enumerate(futures, number):
             life.say("kept", n, await future)
         number += BURST
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.015)
 
 
 async def _held(life: Life, wal: Wal) -> None:

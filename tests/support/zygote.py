@@ -47,8 +47,8 @@ class Life:
         raise AssertionError("nobody outlives SIGKILL")
 
     def say(self, *words: object) -> None:
-        """Tell the test something, in one write."""
-        os.write(1, _SAID + " ".join(map(str, words)).encode() + b"\n")
+        """Tell the test something, in one write; a line that was cut off by a death before it ends first."""
+        os.write(1, b"\n" + _SAID + " ".join(map(str, words)).encode() + b"\n")
 
 
 class Zygote:
@@ -102,7 +102,7 @@ class Zygote:
         async for line in self._process.stdout:
             if line.startswith(_SAID):
                 yield line[len(_SAID) :].decode().split()
-            else:
+            elif line.strip():
                 self.noise = [*self.noise[-40:], line.decode(errors="replace").rstrip()]
         raise AssertionError("the zygote ended: " + "\n".join(self.noise))
 
