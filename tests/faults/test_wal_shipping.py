@@ -145,7 +145,9 @@ async def test_a_backlog_rests_however_small_its_batches_are(
             backlogged = len(rests)
             await append(wal, 1)
             await until_acknowledged(wal)
-    assert backlogged >= windows - 2, "after each window but the last, and the try that finds out about batches"
+    assert backlogged >= windows - 2, (
+        "after each window but the last, and the try that finds out about batches"
+    )
     assert len(rests) == backlogged, "what is live does not rest"
 
 

@@ -38,6 +38,7 @@ from stagebox_rack.wal.graves import Graves
 from stagebox_rack.wal.hotfile import HotSpan
 from stagebox_rack.wal.journal import Edges, Journal
 from stagebox_rack.wal.journal_format import CommittedBatch
+from stagebox_rack.wal.keyring import Keyring
 from stagebox_rack.wal.opening import open_directory
 from stagebox_rack.wal.retention import Quota, evictions
 from stagebox_rack.wal.sealing import Sealer, read_hot
@@ -121,6 +122,10 @@ class RackSteps:
     def committed(self) -> int:
         return self.journal.next_sequence - 1
 
+    @property
+    def keyring(self) -> Keyring:
+        return self._opened.keyring
+
     def abandon(self) -> None:
         """The process is gone: the kernel gives the lock back."""
         self._opened.lock.release()
@@ -191,12 +196,12 @@ class RackSteps:
 
     def batches_after(self, sequence: int) -> Iterator[CommittedBatch]:
         while (span := self.catalogue.after(sequence)) is not None:
-            for batch in self._read(span):
+            for batch in self.read(span):
                 if batch.last > sequence:
                     yield batch
             sequence = max(sequence, span.last)
 
-    def _read(self, span: Span) -> list[CommittedBatch]:
+    def read(self, span: Span) -> list[CommittedBatch]:
         keyring = self._opened.keyring
         if isinstance(span, HotSpan):
             return [frame.batch for frame in read_hot(span, keyring, tail=False).frames]
