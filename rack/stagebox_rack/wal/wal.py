@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import AsyncGenerator, Callable, Collection
 from pathlib import Path
@@ -18,29 +17,25 @@ from typing import Self
 from nacl.signing import SigningKey
 
 from stagebox.errors import InputError, StageboxError, StorageError
-from stagebox.records import seal, tombstone
 from stagebox.records.walbatch import WalRecord
 from stagebox_rack.limits import LIMITS, RackLimits
-from stagebox_rack.wal import hotfile
-from stagebox_rack.wal.acknowledged import save_cursor
 from stagebox_rack.wal.catalogue import Catalogue, SegmentSpan, Span
 from stagebox_rack.wal.commit import GroupCommit
 from stagebox_rack.wal.disk import Disk
 from stagebox_rack.wal.events import JournalEvent, OnEvent
 from stagebox_rack.wal.eviction import Evictor
-from stagebox_rack.wal.graves import Graves
 from stagebox_rack.wal.hotfile import HotSpan
 from stagebox_rack.wal.importance import importance
-from stagebox_rack.wal.journal import FULL, Edges, Journal
+from stagebox_rack.wal.journal import Edges, Journal
 from stagebox_rack.wal.journal_format import CommittedBatch
 from stagebox_rack.wal.kek_protection import Protection
+from stagebox_rack.wal.notary import Notary
 from stagebox_rack.wal.opening import Opened, open_directory
-from stagebox_rack.wal.recovery import Recovered
-from stagebox_rack.wal.retention import Quota, evictions
 from stagebox_rack.wal.sealing import Sealer, read_hot
 from stagebox_rack.wal.segment import read_segment
 from stagebox_rack.wal.stats import WalStats
 from stagebox_rack.wal.tail import Tail
+from stagebox_rack.wal.upkeep import Upkeep
 
 __all__ = ["Wal", "WalStats"]
 
@@ -71,19 +66,15 @@ class Wal:
         self._public, self._earlier = bytes(signing_key.verify_key), tuple(earlier)
         self._limits = limits
         self._on_event = on_event
-        self._disk, self._clock = edges.disk, edges.clock
-        self._opened_at = self._clock()
         self._loop = asyncio.get_running_loop()
         found = opened.recovered
         self._catalogue = Catalogue(found.segments, found.frozen)
         self._tail = Tail(limits.wal_tail_bytes)
         self._committed = found.head.next - 1
-        self._acknowledged = self._saved = min(opened.acknowledged, self._committed)
+        self._acknowledged = min(opened.acknowledged, self._committed)
         self._records = self._lost = self._activations = 0
-        self._graves = Graves()
         self._advanced = asyncio.Condition()
         self._notify: asyncio.Task[None] | None = None
-        self._sealing = asyncio.Lock()
         self._journal = Journal(
             opened.layout,
             opened.keyring,
@@ -97,6 +88,7 @@ class Wal:
             limits=limits,
         )
         self._commit = GroupCommit(self._journal, self._loop, self._committed_batch, limits)
+        self._notary = Notary(self.append, self._loop, rack=rack, forget=self._forget, seals=journal_seals)
         self._sealer = Sealer(
             opened.layout,
             opened.keyring,
@@ -104,7 +96,7 @@ class Wal:
             signing_key,
             rack=rack,
             on_event=self._post_event,
-            on_seal=self._post_seal,
+            on_seal=self._notary.post_seal,
             clock_quality=clock_quality,
             disk=edges.disk,
         )
@@ -114,13 +106,22 @@ class Wal:
             rack=rack,
             journal=opened.keyring.journal,
             on_event=self._post_event,
-            on_tombstone=self._post_tombstone,
+            on_tombstone=self._notary.post_tombstone,
             disk=edges.disk,
         )
-        self._wake_maintenance = asyncio.Event()
-        self._maintenance: asyncio.Task[None] | None = None
+        self._upkeep = Upkeep(
+            opened,
+            rack=rack,
+            edges=edges,
+            limits=limits,
+            catalogue=self._catalogue,
+            commit=self._commit,
+            sealer=self._sealer,
+            evictor=self._evictor,
+            acknowledged=lambda: self._acknowledged,
+            report=self._post_event,
+        )
         self._closing = self._closed = False
-        self._journal_seals = journal_seals
 
     @classmethod
     async def open(
@@ -170,8 +171,8 @@ class Wal:
         for event in opened.events:
             wal._deliver(event)
         wal._commit.start()
-        wal._journal_leftovers(opened.recovered)
-        wal._maintenance = asyncio.create_task(wal._maintain(), name="wal-maintenance")
+        wal._notary.take_over(opened.recovered, wal._acknowledged)
+        wal._upkeep.start()
         return wal
 
     async def __aenter__(self) -> Self:
@@ -293,8 +294,7 @@ class Wal:
             raise ValueError(f"sequence {sequence} was never committed")
         if rewind or sequence > self._acknowledged:
             self._acknowledged = sequence
-            for path in self._graves.acknowledged(sequence):
-                self._forget(path)
+            self._notary.acknowledged(sequence)
             self._wake_waiters()
 
     async def rekey(self, signing_key: SigningKey) -> None:
@@ -310,7 +310,7 @@ class Wal:
             StorageError: sealing failed; everything stays readable in hot files.
         """
         await self._commit.rotate()
-        await self._seal_frozen()
+        await self._upkeep.seal_frozen()
 
     def stats(self) -> WalStats:
         """Return counters and sizes."""
@@ -339,13 +339,11 @@ class Wal:
         if self._closing:
             return
         self._closing = True
-        self._wake_maintenance.set()
-        if self._maintenance is not None:
-            await self._maintenance
+        await self._upkeep.stop()
         await self._commit.stop()
         try:
-            await self._seal_frozen()
-            await asyncio.to_thread(self._write_cursor, self._acknowledged)
+            await self._upkeep.seal_frozen()
+            await self._upkeep.save_cursor()
         except StageboxError as error:
             # Nothing is lost by this: the next start seals, and reads the cursor from the server.
             self._deliver(JournalEvent("wal_close_incomplete", "warning", {"reason": error.message}))
@@ -368,7 +366,7 @@ class Wal:
         self._records += batch.last - batch.first + 1
         if self._journal.activations != self._activations:
             if self._activations:
-                self._wake_maintenance.set()  # the spare is used up, and a file waits to be sealed
+                self._upkeep.wake()  # the spare is used up, and a file waits to be sealed
             self._activations = self._journal.activations
         self._wake_waiters()
 
@@ -380,49 +378,8 @@ class Wal:
         async with self._advanced:
             self._advanced.notify_all()
 
-    def _journal_leftovers(self, found: Recovered) -> None:
-        """Journal what an earlier process signed and perhaps no longer journalled; twice does no harm."""
-        for last, data in found.seals:
-            if last > self._acknowledged or last == found.seals[-1][0]:
-                self._take_seal(data)
-        for path, data in found.tombstones:
-            self._journal_tombstone(path, data)
-
-    def _journal_tombstone(self, path: Path, data: bytes) -> None:
-        def journalled(done: asyncio.Future[int]) -> None:
-            if not done.cancelled() and done.exception() is None:
-                self._graves.journalled(path, data, done.result())
-
-        future = self._take_record(tombstone.KIND, data)
-        if future is not None:
-            future.add_done_callback(journalled)
-
     def _forget(self, path: Path) -> None:
         self._loop.run_in_executor(None, self._evictor.forget, path)
-
-    def _post_seal(self, data: bytes) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is gone: the next start journals it
-            self._loop.call_soon_threadsafe(self._take_seal, data)
-
-    def _post_tombstone(self, segment: SegmentSpan, path: Path, data: bytes) -> None:
-        def take() -> None:
-            for again in (*self._graves.evicted(segment.first, segment.last), (path, data)):
-                self._journal_tombstone(*again)
-
-        with contextlib.suppress(RuntimeError):  # as above
-            self._loop.call_soon_threadsafe(take)
-
-    def _take_seal(self, data: bytes) -> None:
-        if self._journal_seals:
-            self._take_record(seal.KIND, data)
-
-    def _take_record(self, kind: str, data: bytes) -> asyncio.Future[int] | None:
-        try:
-            return self.append(
-                kind, time.time_ns(), f"rack.{self._rack}.{kind}", data, urgent=kind == tombstone.KIND
-            )
-        except StorageError:
-            return None  # closing, or no room: it stays on disk, and the next start journals it
 
     def _post_event(self, event: JournalEvent) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is gone: nobody is left to tell
@@ -432,63 +389,3 @@ class Wal:
         if event.name in _LOSSES and not self._closed:
             self._lost += int(event.detail["last"]) - int(event.detail["first"]) + 1
         self._on_event(event)
-
-    async def _maintain(self) -> None:
-        limits = self._limits
-        pause = limits.wal_maintain_first
-        failing = False
-        while not self._closing:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake_maintenance.wait(), pause)
-            self._wake_maintenance.clear()
-            pause = limits.wal_maintain
-            try:
-                await asyncio.to_thread(self._make_spare)
-                await self._seal_frozen()
-                await self._retain()
-                await self._save_cursor()
-                failing = False
-            except (StageboxError, OSError) as error:
-                pause = limits.wal_seal_retry
-                if not failing:
-                    self._deliver(JournalEvent("wal_maintenance_failed", "warning", {"reason": str(error)}))
-                failing = True
-
-    def _make_spare(self) -> None:
-        try:
-            hotfile.make_spare(self._layout, self._limits.wal_hot_file_bytes, self._disk)
-        except OSError as error:
-            if error.errno in FULL and not self._commit.tight:
-                self._commit.tight = True
-                self._post_event(
-                    JournalEvent("wal_space_low", "alert", {"reason": error.strerror or str(error)})
-                )
-            raise StorageError(f"cannot make the spare hot file: {error.strerror or error}") from error
-        if self._commit.tight:
-            self._commit.tight = False
-            self._post_event(JournalEvent("wal_space_back", "info"))
-
-    async def _seal_frozen(self) -> None:
-        async with self._sealing:
-            for span in self._catalogue.frozen():
-                await asyncio.to_thread(self._sealer.seal, span)
-
-    async def _retain(self) -> None:
-        limits = self._limits
-        settled = self._clock() - self._opened_at >= limits.wal_age_after_start
-        chosen = evictions(
-            self._catalogue.segments(),
-            acknowledged=self._acknowledged,
-            now=time.time(),
-            quota=Quota(limits.wal_quota_bytes, limits.wal_grace, limits.wal_age if settled else math.inf),
-        )
-        await asyncio.to_thread(self._evictor.evict, chosen)
-
-    async def _save_cursor(self) -> None:
-        if self._acknowledged != self._saved:
-            acknowledged = self._acknowledged
-            await asyncio.to_thread(self._write_cursor, acknowledged)
-            self._saved = acknowledged
-
-    def _write_cursor(self, acknowledged: int) -> None:
-        save_cursor(self._disk, self._layout.cursor, self._rack, self._keyring.journal, acknowledged)

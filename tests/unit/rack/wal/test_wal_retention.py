@@ -46,10 +46,10 @@ async def test_acknowledged_segments_stay_for_their_grace_and_then_go(bench: Ben
     async with await bench.open(dataclasses.replace(STILL, wal_grace=60.0)) as wal:
         await three_segments(wal)
         wal.acknowledge(4)
-        await wal._retain()
+        await wal._upkeep.retain()
         assert wal.stats().segments == 3
         aged(wal, 61)
-        await wal._retain()
+        await wal._upkeep.retain()
         assert sequences(await read_all(wal)) == [5, 6]
     assert len(list(Layout(bench.directory).segments.iterdir())) == 3
     assert [e.detail["reason"] for e in bench.events if e.name == "wal_evicted"] == ["age", "age"]
@@ -61,10 +61,10 @@ async def test_a_rack_that_was_off_for_long_ships_before_its_age_counts(bench: B
         await three_segments(wal)
         aged(wal, STILL.wal_age + 1)
         now[0] = STILL.wal_age_after_start - 1
-        await wal._retain()
+        await wal._upkeep.retain()
         assert sequences(await read_all(wal)) == [1, 2, 3, 4, 5, 6]
         now[0] += 1
-        await wal._retain()
+        await wal._upkeep.retain()
         assert sequences(await read_all(wal))[:2] == [5, 6]
     assert [e.detail["reason"] for e in bench.events if e.name == "wal_evicted_unshipped"] == ["age", "age"]
 
@@ -109,8 +109,8 @@ async def test_the_quota_takes_acknowledged_segments_within_their_grace(bench: B
     async with await bench.open(STILL) as wal:
         size = await three_segments(wal)
         wal.acknowledge(6)
-        wal._limits = dataclasses.replace(STILL, wal_quota_bytes=2 * size + size // 2)
-        await wal._retain()
+        wal._upkeep._limits = dataclasses.replace(STILL, wal_quota_bytes=2 * size + size // 2)
+        await wal._upkeep.retain()
         assert sequences(await read_all(wal)) == [3, 4, 5, 6]
         assert bench.event("wal_evicted")["reason"] == "quota"
         assert wal.stats().lost == 0
@@ -120,8 +120,8 @@ async def test_what_the_mixer_never_had_goes_last_with_an_alert_and_a_signed_tom
     async with await bench.open(STILL) as wal:
         size = await three_segments(wal)
         wal.acknowledge(2)
-        wal._limits = dataclasses.replace(STILL, wal_quota_bytes=size + size // 2)
-        await wal._retain()
+        wal._upkeep._limits = dataclasses.replace(STILL, wal_quota_bytes=size + size // 2)
+        await wal._upkeep.retain()
         assert bench.event("wal_evicted_unshipped") == {
             "first": 3,
             "last": 4,
@@ -144,13 +144,13 @@ async def test_what_the_mixer_never_had_goes_last_with_an_alert_and_a_signed_tom
 async def test_a_tombstone_that_is_evicted_before_the_mixer_had_it_is_journalled_again(bench: Bench) -> None:
     async with await bench.open(STILL) as wal:
         await three_segments(wal)
-        wal._limits = dataclasses.replace(STILL, wal_quota_bytes=1)
-        await wal._retain()  # records 1 to 4 go; 7 and 8 are their tombstones
+        wal._upkeep._limits = dataclasses.replace(STILL, wal_quota_bytes=1)
+        await wal._upkeep.retain()  # records 1 to 4 go; 7 and 8 are their tombstones
         await wal.wait_committed(8)
         await wal.seal_now()
         await fill(wal, 1)
         await wal.seal_now()
-        await wal._retain()  # so do 5 to 8
+        await wal._upkeep.retain()  # so do 5 to 8
         await wal.wait_committed(13)
         records = [record for batch in await read_all(wal, 9) for record in batch.decode().records]
     graves = [open_tombstone(record.data, bench.public) for record in records if record.kind == "tombstone"]
