@@ -30,7 +30,7 @@ class RackEvidence:
     """What is known of one rack after it stopped.
 
     ``final`` is the body of its verified last status record, ``journal`` the report of ``rack wal verify``,
-    ``ledger`` the mixer's rows for it; None where there is none. ``enroll_command_ms`` is the part of
+    ``lake`` the mixer's rows for it; None where there is none. ``enroll_command_ms`` is the part of
     ``enroll_to_first_frame_ms`` that `admin enroll` itself ran (the first frame may come before it ends).
     """
 
@@ -39,7 +39,7 @@ class RackEvidence:
     arrived: Mapping[Kind, Arrived]
     final: Mapping[str, Any] | None
     journal: Mapping[str, Any] | None
-    ledger: Sequence[Mapping[str, Any]] | None
+    lake: Sequence[Mapping[str, Any]] | None
     enroll_to_first_frame_ms: float
     enroll_command_ms: float
 
@@ -49,14 +49,14 @@ class RackEvidence:
 
     @property
     def lost(self) -> int | None:
-        """Records the journal or the ledger lacks, and those the rack says it could not journal."""
-        if self.final is None or self.journal is None or self.ledger is None:
+        """Records the journal or the lake lacks, and those the rack says it could not journal."""
+        if self.final is None or self.journal is None or self.lake is None:
             return None
         wal = self.final["wal"]
         # Three witnesses of where the journal must at least reach.
         last = max(self.journal["last"], self.journal["mark"] or 0, wal["committed"])
         missing = last - self.journal["records"]
-        skipped = sum(row["last"] - row["records"] for row in self.ledger)
+        skipped = sum(row["last"] - row["records"] for row in self.lake)
         refused = self.final["not_journalled"] + self.final["handover_dropped"]
         return int(max(missing, wal["lost"]) + skipped + refused)
 
@@ -71,8 +71,8 @@ class RackEvidence:
 
     @property
     def committed(self) -> int | None:
-        """Records of this rack in the mixer's ledger."""
-        return None if self.ledger is None else sum(int(row["records"]) for row in self.ledger)
+        """Records of this rack in the mixer's lake."""
+        return None if self.lake is None else sum(int(row["records"]) for row in self.lake)
 
 
 @dataclass(frozen=True)
@@ -171,11 +171,11 @@ def _wal_failures(rack: RackEvidence) -> list[str]:
             found.append("its journal does not verify")
         if not rack.journal["records"]:
             found.append("its journal is empty")
-    if rack.ledger is None:
-        found.append("the mixer's ledger could not be read")
+    if rack.lake is None:
+        found.append("the mixer's lake could not be read")
     elif rack.journal is not None and rack.committed != rack.journal["records"]:
         found.append(f"journal has {rack.journal['records']} records, the mixer committed {rack.committed}")
-    rejected = sum(int(row["rejected"]) for row in rack.ledger or ())
+    rejected = sum(int(row["rejected"]) for row in rack.lake or ())
     if rejected:
         found.append(f"the mixer rejected {rejected} batches")
     if rack.lost:
@@ -192,9 +192,7 @@ def _figures(rack: RackEvidence) -> dict[str, Any]:
             "committed": rack.committed,
             "lost": rack.lost,
             "segments": _of(rack.journal, "segments"),
-            "proved_by_checkpoint": None
-            if rack.ledger is None
-            else sum(row["proved"] for row in rack.ledger),
+            "proved_by_checkpoint": None if rack.lake is None else sum(row["proved"] for row in rack.lake),
         },
         "gap_frames": rack.gap_frames,
         # Live records made while there was no connection (before the first one, say): journalled or audio, not sent.

@@ -36,8 +36,8 @@ what is measured:
   published                 the racks' own counters, from their signed final status
   received, verified        counted by this program, a subscriber with a viewer certificate
   wal.records, segments     read back by `stagebox rack wal verify` after the racks stopped
-  wal.committed             the mixer's ledger, asked over its API
-  wal.lost                  holes in journal or ledger, plus what the racks say they could not journal
+  wal.committed             the mixer's lake, asked over its API
+  wal.lost                  holes in journal or lake, plus what the racks say they could not journal
   by_rack.*.not_sent        live records made before the rack was connected: never published, still journalled
   startup_ms                spawn of the mixer process to its ready line
   enroll_to_first_frame_ms  spawn of `admin enroll` to the first meter frame of that rack received here,

@@ -22,10 +22,10 @@ class DemoLimits:
 
     # --- accounting ------------------------------------------------------------------------------
     live_settle: float = 10.0  # end of the racks until the last live record is here and verified
-    ledger_settle: float = 15.0  # end of the racks until the mixer has committed all they shipped
+    lake_settle: float = 15.0  # end of the racks until the mixer has committed all they shipped
     settle_poll: float = 0.02
-    ledger_poll: float = 1.0  # while the bridge is shown
-    ledger_settle_poll: float = 0.1
+    lake_poll: float = 1.0  # while the bridge is shown
+    lake_settle_poll: float = 0.1
 
     # --- capture device --------------------------------------------------------------------------
     device_probe: float = 15.0

@@ -18,7 +18,7 @@ from demo import sources
 from demo.account import LIVE_KINDS, Account, Arrived, RackEvidence, published
 from demo.bridge import RackView, View
 from demo.errors import DemoError
-from demo.ledger import LedgerView, open_ledger
+from demo.lake import LakeView, open_lake
 from demo.limits import LIMITS
 from demo.processes import tail
 from demo.screen import Screen
@@ -83,12 +83,12 @@ class Session:
             mixer, tickets = await self._start(cluster)
             subscriber = stagebox.connect(mixer.snake, cluster.viewer, name="demo")
             async with Telemetry(subscriber, RACKS) as telemetry:
-                async with open_ledger(mixer.api, cluster.viewer, RACKS) as ledger:
+                async with open_lake(mixer.api, cluster.viewer, RACKS) as lake:
                     for name in RACKS:
                         await self._enroll(cluster, mixer, name, tickets[name], telemetry.racks[name])
                     async with self._listening(cluster, mixer):
-                        seconds = await self._show(cluster, mixer, telemetry, ledger)
-                    evidence = await self._finish(cluster, telemetry, ledger)
+                        seconds = await self._show(cluster, mixer, telemetry, lake)
+                    evidence = await self._finish(cluster, telemetry, lake)
                 strangers = telemetry.strangers
             await self._noted(cluster.stop_mixer())
         return Account(evidence, mixer.startup_ms, seconds, strangers, tuple(self._troubles))
@@ -139,13 +139,12 @@ class Session:
             await _all([lease.release() for lease in leases])
 
     async def _show(
-        self, cluster: ThrowawayCluster, mixer: MixerAddress, telemetry: Telemetry, ledger: LedgerView
+        self, cluster: ThrowawayCluster, mixer: MixerAddress, telemetry: Telemetry, lake: LakeView
     ) -> float:
         loop, seconds = asyncio.get_running_loop(), self._options.seconds
         began = loop.time()
         tasks: list[asyncio.Task[object]] = [
-            asyncio.create_task(work)
-            for work in (cluster.watch(), self._stopping.asked.wait(), ledger.poll())
+            asyncio.create_task(work) for work in (cluster.watch(), self._stopping.asked.wait(), lake.poll())
         ]
         self._stopping.bridge_shown = True
         try:
@@ -155,7 +154,7 @@ class Session:
                     if seconds is not None and elapsed >= seconds:
                         return elapsed
                     telemetry.sweep()
-                    draw(self._view(mixer, telemetry, ledger, elapsed))
+                    draw(self._view(mixer, telemetry, lake, elapsed))
                     pause = 1 / LIMITS.frames_per_second
                     if seconds is not None:
                         pause = min(pause, seconds - elapsed)
@@ -167,15 +166,15 @@ class Session:
         finally:
             await _cancel(tasks)
 
-    def _view(self, mixer: MixerAddress, telemetry: Telemetry, ledger: LedgerView, elapsed: float) -> View:
+    def _view(self, mixer: MixerAddress, telemetry: Telemetry, lake: LakeView, elapsed: float) -> View:
         seconds = self._options.seconds
         return View(
             racks=[
-                RackView(rack, self._sources[name].label, ledger.committed(name))
+                RackView(rack, self._sources[name].label, lake.committed(name))
                 for name, rack in telemetry.racks.items()
             ],
             mixer=f"mixer ready in {mixer.startup_ms:.0f} ms",
-            batches=ledger.batches,
+            batches=lake.batches,
             elapsed=elapsed,
             remaining=None if seconds is None else seconds - elapsed,
             connected=telemetry.connected,
@@ -183,7 +182,7 @@ class Session:
         )
 
     async def _finish(
-        self, cluster: ThrowawayCluster, telemetry: Telemetry, ledger: LedgerView
+        self, cluster: ThrowawayCluster, telemetry: Telemetry, lake: LakeView
     ) -> list[RackEvidence]:
         """Stop the racks, wait for what is under way, and collect what everybody counted."""
         self._screen.say("stopping the racks and checking every record ...")
@@ -196,7 +195,7 @@ class Session:
             name: None if journal is None else int(journal["records"])
             for name, journal in zip(RACKS, journals, strict=True)
         }
-        await self._noted(ledger.settled(records))
+        await self._noted(lake.settled(records))
         return [
             RackEvidence(
                 name=name,
@@ -206,7 +205,7 @@ class Session:
                 },
                 final=None if rack.final is None else rack.final.body,
                 journal=journal,
-                ledger=ledger.rows.get(name),
+                lake=lake.rows.get(name),
                 enroll_to_first_frame_ms=self._first_frame_ms[name],
                 enroll_command_ms=self._enroll_ms[name],
             )

@@ -68,7 +68,7 @@ async def _ours(place: Stage, identity: RackIdentity, *, checkpoint_s: float, li
         while len(taken) < len(sent):  # noqa: ASYNC110 - measured already
             await asyncio.sleep(0.01)
         reader.cancel()
-        if viewer.counters.bad or viewer.counters.unverified:
+        if viewer.counters.bad or viewer.counters.unverifiable:
             raise RuntimeError(f"records were not proved: {viewer.counters}")
     return [(taken[seq] - moment) * _MS for seq, moment in sent.items()]
 

@@ -71,7 +71,7 @@ async def test_a_server_restart_is_survived_and_what_came_unproved_is_marked(
     server: NatsServer, identity: Path, authority: Authority, publisher: BusClient
 ) -> None:
     rack = SigningRack(authority)
-    limits = dataclasses.replace(SUBSCRIBER_LIMITS, unverified_after=0.3)
+    limits = dataclasses.replace(SUBSCRIBER_LIMITS, unverifiable_after=0.3)
     async with (
         connect(server.wss, identity, limits=limits, bus_limits=QUICK) as bus,
         bus.open_records("rack.*.meter.>", on_bad="count") as records,
@@ -79,7 +79,7 @@ async def test_a_server_restart_is_survived_and_what_came_unproved_is_marked(
         publisher.publish(*rack.meter())
         await publisher.flush()
         unproved = await asyncio.wait_for(anext(aiter(records)), 2)
-        assert unproved.verification is Verification.UNVERIFIED
+        assert unproved.verification is Verification.UNVERIFIABLE
         rack.checkpoint()
         await server.stop(kill=True)
         await eventually(lambda: not bus.bus.connected and not publisher.connected)

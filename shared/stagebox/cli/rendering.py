@@ -48,7 +48,7 @@ def as_line(record: Record) -> str:
     clock = f"{at:%H:%M:%S}.{record.received_ns // 1_000_000 % 1000:03d}"
     why = f" ({record.reason})" if record.reason else ""
     return printable(
-        f"{clock}  {record.verification.value:<10}  {record.subject:<28}  {_describe(record)}{why}"
+        f"{clock}  {record.verification.value:<12}  {record.subject:<28}  {_describe(record)}{why}"
     )
 
 

@@ -94,7 +94,7 @@ async def _follow(
                 if shown == count:
                     break
         finally:
-            # Before the subscription ends: what waits for its checkpoint now is pending, not unverified.
+            # Before the subscription ends: what waits for its checkpoint now is pending, not unverifiable.
             typer.echo(_summary(session.counters, verify), err=True)
 
 
@@ -104,7 +104,7 @@ def _summary(counters: Counters, verify: bool) -> str:
         parts[1:1] = [
             f"verified {counters.verified}",
             f"pending {counters.pending}",
-            f"unverified {counters.unverified}",
+            f"unverifiable {counters.unverifiable}",
             f"bad {counters.bad + counters.bad_checkpoints}",
         ]
     if counters.overruns:

@@ -9,14 +9,15 @@ from dataclasses import dataclass, fields
 class Counters:
     """Counts of one stream, or the sum over all of a subscriber.
 
-    ``received`` = verified + pending + unverified + bad + duplicates + overruns. ``lost`` are gaps in the
-    sequence numbers between received records; ``checkpoint_gaps`` the same for checkpoints. ``overruns`` were
-    received but dropped because the consumer was too slow.
+    ``received`` = verified + pending + unverifiable + unverified + bad + duplicates + overruns. ``unverified`` were not
+    to be verified. ``lost`` are gaps in the sequence numbers between received records; ``checkpoint_gaps`` the same for
+    checkpoints. ``overruns`` were received but dropped because the consumer was too slow.
     """
 
     received: int = 0
     verified: int = 0
     pending: int = 0
+    unverifiable: int = 0
     unverified: int = 0
     bad: int = 0
     duplicates: int = 0

@@ -10,7 +10,7 @@ class SubscriberLimits:
     """Defaults of the SDK. Times in seconds."""
 
     # Verification
-    unverified_after: float = 5.0
+    unverifiable_after: float = 5.0
     max_pending_records: int = 20_000
     covered_per_stream: int = 1024
     max_covered_streams: int = 4096

@@ -22,10 +22,14 @@ Value = MeterFrame | AudioPacket | Status | Event | Checkpoint | WalBatch | Ack
 
 
 class Verification(enum.StrEnum):
-    """What is known about a record: is it the rack's, unaltered?"""
+    """What is known about a record: is it the rack's, unaltered?
+
+    UNVERIFIABLE: no proof came in time, or none ever can. UNVERIFIED: nobody asked for one.
+    """
 
     PENDING = "pending"
     VERIFIED = "verified"
+    UNVERIFIABLE = "unverifiable"
     UNVERIFIED = "unverified"
     BAD = "bad"
 

@@ -120,7 +120,7 @@ class Subscriber:
     ) -> AsyncIterator[Record]:
         """Iterate over the records that ``pattern`` selects, for instance ``rack.*.meter.>``.
 
-        ``verify=True`` hands a record out when it is proved, or marked UNVERIFIED if no proof came in time
+        ``verify=True`` hands a record out when it is proved, or marked UNVERIFIABLE if no proof came in time
         (about a second behind live); ``"live"`` hands it out at once as PENDING and settles it later;
         False marks everything UNVERIFIED. ``on_bad="raise"`` raises VerificationError where a record or
         checkpoint is not the rack's, ``"count"`` drops and counts it.
@@ -210,7 +210,7 @@ class Subscriber:
         for subscription in opened.subscriptions:
             await self._bus.unsubscribe(subscription)
         counted = opened.stream.counters
-        counted.unverified += counted.pending  # nothing will prove them any more
+        counted.unverifiable += counted.pending  # nothing will prove them any more
         counted.pending = 0
         self._past.add(counted)
 

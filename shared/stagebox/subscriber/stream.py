@@ -142,7 +142,7 @@ class RecordStream:
                 if known
                 else "no checkpoint of this rack was seen yet"
             )
-            self._settle(record, Verification.UNVERIFIED, why)
+            self._settle(record, Verification.UNVERIFIABLE, why)
             self._emit(record)
         else:
             self._settle(record, Verification.BAD, "the checkpoint does not verify")
@@ -204,6 +204,8 @@ class RecordStream:
         counters, position = self._counters, record.position
         if verification is Verification.VERIFIED:
             counters.verified += 1
+        elif verification is Verification.UNVERIFIABLE:
+            counters.unverifiable += 1
         elif verification is Verification.UNVERIFIED:
             counters.unverified += 1
         else:
@@ -240,6 +242,8 @@ class RecordStream:
         # A settled record was counted under its verification already; it moves to the overruns.
         if record is not None and record.verification is Verification.VERIFIED:
             self._counters.verified -= 1
+        elif record is not None and record.verification is Verification.UNVERIFIABLE:
+            self._counters.unverifiable -= 1
         elif record is not None and record.verification is Verification.UNVERIFIED:
             self._counters.unverified -= 1
         self._counters.overruns += 1

@@ -2,9 +2,9 @@
 
 Records and checkpoints go in, outcomes come out. A record is *verified* when a checkpoint whose signature,
 certificate chain, rack name and place in the chain all hold lists its digest; *bad* when such a checkpoint
-lists another digest under its number; *unverified* when none came in time or memory ran out; a *duplicate*
+lists another digest under its number; *unverifiable* when none came in time or memory ran out; a *duplicate*
 when the same bytes were there before. Memory is bounded whatever is lost, reordered, repeated or forged: a
-forged record can at most push others from verified to unverified, never the other way.
+forged record can at most push others from verified to unverifiable, never the other way.
 
 Records are matched by digest, not by number, so a forgery that takes a genuine record's number does not
 displace it. What is proved is origin, integrity and order, not freshness: a record carries its own time, and
@@ -41,7 +41,7 @@ class Verdict(enum.StrEnum):
     """What became of a record."""
 
     VERIFIED = "verified"
-    UNVERIFIED = "unverified"
+    UNVERIFIABLE = "unverifiable"
     BAD = "bad"
     DUPLICATE = "duplicate"
 
@@ -100,7 +100,7 @@ class Verifier(Generic[T]):
     def next_deadline(self) -> float | None:
         """Return when :meth:`expire` has something to do."""
         for entry in self._pending.values():
-            return entry.arrived + self._limits.unverified_after
+            return entry.arrived + self._limits.unverifiable_after
         return None
 
     def add_record(
@@ -155,7 +155,7 @@ class Verifier(Generic[T]):
         return checkpoint, self._apply(checkpoint)
 
     def expire(self, now: float) -> list[Outcome[T]]:
-        """Give up on records older than ``unverified_after`` without a checkpoint."""
+        """Give up on records older than ``unverifiable_after`` without a checkpoint."""
         outcomes: list[Outcome[T]] = []
         while (deadline := self.next_deadline()) is not None and deadline <= now:
             outcomes.append(self._drop_oldest("no checkpoint covered it in time"))
@@ -225,7 +225,7 @@ class Verifier(Generic[T]):
     def _drop_oldest(self, reason: str) -> Outcome[T]:
         (subject, digest), entry = self._pending.popitem(last=False)
         self._forget_claim(subject, digest, entry.position)
-        return Outcome(entry.record, Verdict.UNVERIFIED, reason)
+        return Outcome(entry.record, Verdict.UNVERIFIABLE, reason)
 
     def _forget_claim(self, subject: str, digest: bytes, position: Position | None) -> None:
         if position is None:

@@ -35,7 +35,7 @@ def evidence(name: str = "stage-left") -> RackEvidence:
             "transport": dict(TLS_EXPECTED),
         },
         journal={"verified": True, "records": 112, "last": 112, "mark": 112, "segments": 1, "problems": []},
-        ledger=[{"last": 112, "records": 112, "batches": 9, "proved": 108, "rejected": 0}],
+        lake=[{"last": 112, "records": 112, "batches": 9, "proved": 108, "rejected": 0}],
         enroll_to_first_frame_ms=800.4,
         enroll_command_ms=600.0,
     )
@@ -53,7 +53,7 @@ def changed(change: Callable[[Any], object]) -> RackEvidence:
         arrived=dict(rack.arrived),
         final=deepcopy(rack.final),
         journal=deepcopy(rack.journal),
-        ledger=deepcopy(rack.ledger),
+        lake=deepcopy(rack.lake),
     )
     change(wrong)
     return wrong
@@ -100,11 +100,11 @@ FAULTS: dict[str, tuple[Callable[[Any], object], str]] = {
         lambda r: r.journal.update(verified=False, problems=["segment 1: bad seal"]), "segment 1: bad seal",
     ),
     "the journal is empty": (lambda r: r.journal.update(records=0, last=0, mark=None), "its journal is empty"),
-    "the ledger is behind": (
-        lambda r: r.ledger[0].update(records=110, last=110), "the mixer committed 110",
+    "the lake is behind": (
+        lambda r: r.lake[0].update(records=110, last=110), "the mixer committed 110",
     ),
-    "the ledger has a hole": (lambda r: r.ledger[0].update(last=113), "1 records were lost"),
-    "a batch was rejected": (lambda r: r.ledger[0].update(rejected=1), "the mixer rejected 1 batches"),
+    "the lake has a hole": (lambda r: r.lake[0].update(last=113), "1 records were lost"),
+    "a batch was rejected": (lambda r: r.lake[0].update(rejected=1), "the mixer rejected 1 batches"),
     "samples were not captured": (
         lambda r: r.final["sources"][0].update(gap_frames=480), "480 sample frames could not be captured",
     ),
@@ -131,7 +131,7 @@ def test_one_fault_of_one_rack_fails_the_run_and_is_named(fault: str) -> None:
     assert all(failure.startswith("stage-left: ") for failure in failures)
 
 
-@pytest.mark.parametrize("missing", ["final", "journal", "ledger"])
+@pytest.mark.parametrize("missing", ["final", "journal", "lake"])
 def test_what_was_not_counted_is_null_and_fails(missing: str) -> None:
     wrong = account(changed(lambda rack: object.__setattr__(rack, missing, None)), evidence("stage-right"))
     figures = wrong.to_json()

@@ -20,6 +20,7 @@ from stagebox import cbor
 from stagebox.records.event import Event
 from stagebox.records.meter import MeterFrame, ProgrammeLevels, levels
 from stagebox.records.seal import NO_SEAL
+from stagebox.records.tombstone import Reason, Tombstone
 from stagebox.records.walbatch import FIRST_PREVIOUS, WalBatch, WalRecord
 from stagebox_rack.wal import journal_format as fmt
 from stagebox_rack.wal.acknowledged import encode_cursor
@@ -112,6 +113,10 @@ def make(directory: Path) -> None:
     directory.joinpath("mark").write_bytes(bytes(fmt.BLOCK_BYTES) + encode_slot(mark, 1, RING))
     directory.joinpath("cursor").write_bytes(encode_cursor(RACK, JOURNAL, 3))
     directory.joinpath("envelope.cbor").write_bytes(batches()[0].sign(SIGNING_KEY))
+    grave = Tombstone(
+        RACK, JOURNAL, 1, last.last, FIRST_PREVIOUS, last.digest(), bytes(range(32)), False, Reason.QUOTA, TIME
+    )
+    directory.joinpath("tombstone").write_bytes(grave.sign(SIGNING_KEY))
     expected = {
         "kek": KEK.hex(),
         "dek": DEK.hex(),

@@ -12,6 +12,7 @@ from typing import Any
 import cbor2
 import pytest
 from blake3 import blake3
+from nacl.signing import VerifyKey
 
 from stagebox_rack.wal.journal_format import decode_header, scan
 from stagebox_rack.wal.kek_protection import Keeper
@@ -59,6 +60,15 @@ def test_an_independent_reader_reads_the_mark_and_cursor_vectors() -> None:
     assert {"sequence": sequence, "digest": digest.hex()} == EXPECTED["mark"]
     assert chain.hex() == EXPECTED["chain"][-1]
     assert cbor2.loads((VECTORS / "cursor").read_bytes())["Acknowledged"] == EXPECTED["acknowledged"]
+
+
+def test_an_independent_reader_reads_the_tombstone_vector() -> None:
+    envelope = cbor2.loads((VECTORS / "tombstone").read_bytes())
+    VerifyKey(PUBLIC).verify(b"stagebox.tombstone.v1\0" + envelope["Payload"], envelope["Signature"])
+    grave, last = cbor2.loads(envelope["Payload"]), EXPECTED["batches"][-1]
+    assert (grave["Version"], grave["First"], grave["Last"]) == (1, 1, last["first"] + len(last["records"]) - 1)
+    assert (grave["Previous"], grave["Head"].hex()) == (bytes(32), last["digest"])
+    assert (grave["Acknowledged"], grave["Reason"]) == (0, "quota")
 
 
 def test_the_committed_vectors_are_what_the_writer_makes(tmp_path: Path) -> None:

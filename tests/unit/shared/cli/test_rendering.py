@@ -23,13 +23,13 @@ def frame(channels: int = 2, momentary: float = -23.0) -> MeterFrame:
 
 
 def record(value: MeterFrame | Event | Ack | None, kind: Kind = Kind.METER, reason: str = "") -> Record:
-    verification = Verification.UNVERIFIED if reason else Verification.VERIFIED
+    verification = Verification.UNVERIFIABLE if reason else Verification.VERIFIED
     return Record("rack.a.meter.main", "a", kind, "main", b"\x01\x02", T0, value, verification, reason)
 
 
 def test_a_meter_frame_is_a_line_with_units() -> None:
     line = as_line(record(frame()))
-    assert line.startswith("22:13:20.123  verified    rack.a.meter.main")
+    assert line.startswith("22:13:20.123  verified      rack.a.meter.main")
     assert "seq 7  peak -12.5 -12.5 dBFS" in line
     assert "momentary -23.0 LUFS" in line
 
@@ -43,9 +43,9 @@ def test_an_ack_says_which_command_and_what_became_of_it() -> None:
     assert (shown["seq"], shown["result"], shown["reason"]) == (7, "refused", "expired")
 
 
-def test_an_unverified_record_says_why() -> None:
+def test_an_unverifiable_record_says_why() -> None:
     line = as_line(record(frame(), reason="no checkpoint came"))
-    assert "unverified" in line
+    assert "unverifiable" in line
     assert line.endswith("(no checkpoint came)")
 
 

@@ -68,7 +68,7 @@ async def test_verified_records_come_typed_and_in_order_per_subject(
 async def test_a_record_without_proof_waits_its_time_then_comes_marked_and_in_its_place(
     authority: Authority, rack: SigningRack
 ) -> None:
-    records = stream(authority, unverified_after=0.05)
+    records = stream(authority, unverifiable_after=0.05)
     subject = f"rack.{rack.name}.meter.main"
     records.take(BusMessage(subject, rack.frame(99)))
     records.take(message(rack.meter()))
@@ -76,7 +76,7 @@ async def test_a_record_without_proof_waits_its_time_then_comes_marked_and_in_it
     first = await asyncio.wait_for(anext(aiter(records)), 1)
     assert first.subject == rack.checkpoint_subject and first.verification is Verification.VERIFIED
     unproved = await asyncio.wait_for(anext(aiter(records)), 1)
-    assert unproved.verification is Verification.UNVERIFIED and "in time" in unproved.reason
+    assert unproved.verification is Verification.UNVERIFIABLE and "in time" in unproved.reason
     proved = await asyncio.wait_for(anext(aiter(records)), 1)
     assert proved.verification is Verification.VERIFIED
     assert (await rest(records)) == []
@@ -146,7 +146,7 @@ async def test_what_a_slow_consumer_misses_is_counted_and_the_sum_holds(
     records.take_checkpoint(proof(rack))
     counters = records.counters
     assert (counters.verified, counters.overruns, counters.duplicates) == (10, 20, 1)
-    total = counters.verified + counters.pending + counters.unverified + counters.bad
+    total = counters.verified + counters.pending + counters.unverifiable + counters.bad
     assert counters.received == total + counters.duplicates + counters.overruns
     assert len(await rest(records)) == 10
 
@@ -183,7 +183,7 @@ async def test_an_ack_is_verified_by_its_own_signature_and_a_foreign_one_is_not_
     records.take(BusMessage(subject, dataclasses.replace(made, rack="stage-right").seal(rack.key)))
     got = [record for record in await rest(records) if record.kind == "ack"]
     assert [record.value for record in got] == [made, made]
-    assert [record.verification for record in got] == [Verification.VERIFIED, Verification.UNVERIFIED]
+    assert [record.verification for record in got] == [Verification.VERIFIED, Verification.UNVERIFIABLE]
     assert records.counters.bad == 1
 
 
@@ -197,4 +197,4 @@ async def test_a_wal_batch_is_verified_by_its_own_signature_once_the_racks_key_i
     records.take(proof(rack))
     records.take(BusMessage(subject, batch))
     got = [record for record in await rest(records) if record.kind == "wal"]
-    assert [record.verification for record in got] == [Verification.UNVERIFIED, Verification.VERIFIED]
+    assert [record.verification for record in got] == [Verification.UNVERIFIABLE, Verification.VERIFIED]

@@ -104,7 +104,7 @@ def test_the_same_payload_on_another_subject_does_not_verify(authority: Authorit
     _, payload = rack.meter("main")
     reader.record(rack, (f"rack.{rack.name}.meter.other", payload))
     assert reader.checkpoint(rack) == []
-    assert reader.verdicts(reader.verifier.expire(5.0)) == [Verdict.UNVERIFIED]
+    assert reader.verdicts(reader.verifier.expire(5.0)) == [Verdict.UNVERIFIABLE]
 
 
 def test_a_repeated_record_is_a_duplicate_before_and_after_its_proof(
@@ -118,22 +118,22 @@ def test_a_repeated_record_is_a_duplicate_before_and_after_its_proof(
     assert reader.record(rack, record) == [Verdict.DUPLICATE]
 
 
-def test_a_record_no_checkpoint_covers_becomes_unverified_when_its_time_is_up(
+def test_a_record_no_checkpoint_covers_becomes_unverifiable_when_its_time_is_up(
     authority: Authority, rack: SigningRack
 ) -> None:
-    reader = Reader(authority, unverified_after=2.0)
+    reader = Reader(authority, unverifiable_after=2.0)
     reader.record(rack, rack.meter(), at=10.0)
     reader.record(rack, rack.meter(), at=11.0)
     assert reader.verifier.next_deadline() == 12.0
     assert reader.verifier.expire(11.9) == []
-    assert reader.verdicts(reader.verifier.expire(12.0)) == [Verdict.UNVERIFIED]
+    assert reader.verdicts(reader.verifier.expire(12.0)) == [Verdict.UNVERIFIABLE]
     assert reader.verifier.next_deadline() == 13.0
 
 
 def test_memory_is_bounded_when_checkpoints_never_come(authority: Authority, rack: SigningRack) -> None:
     reader = Reader(authority, max_pending_records=100)
     outcomes = [verdict for _ in range(1000) for verdict in reader.record(rack, rack.meter())]
-    assert outcomes == [Verdict.UNVERIFIED] * 900
+    assert outcomes == [Verdict.UNVERIFIABLE] * 900
     assert reader.verifier.pending == 100 and len(reader.verifier._claims) == 100
 
 
@@ -298,7 +298,7 @@ def test_whatever_the_network_does_only_what_the_rack_published_is_ever_verified
     authority: Authority, actions: list[str], random: Any
 ) -> None:
     rack = SigningRack(authority)
-    reader = Reader(authority, max_pending_records=20, covered_per_stream=10, unverified_after=3.0)
+    reader = Reader(authority, max_pending_records=20, covered_per_stream=10, unverifiable_after=3.0)
     genuine: list[Record] = []
     given_in = 0
     settled: list[Outcome[Record]] = []

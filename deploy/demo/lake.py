@@ -15,8 +15,8 @@ from stagebox.mixer_api import MixerApi
 Rows = list[dict[str, Any]]
 
 
-class LedgerView:
-    """The ledger's rows of every rack, as last read."""
+class LakeView:
+    """The lake's rows of every rack, as last read."""
 
     def __init__(self, api: MixerApi, racks: Sequence[str]) -> None:
         self._api = api
@@ -52,28 +52,28 @@ class LedgerView:
         while True:
             with contextlib.suppress(StageboxError):
                 await self.refresh()
-            await asyncio.sleep(LIMITS.ledger_poll)
+            await asyncio.sleep(LIMITS.lake_poll)
 
     async def settled(self, records: Mapping[str, int | None]) -> None:
-        """Return when the ledger holds ``records`` of every rack, or the deadline passed; see :attr:`rows`.
+        """Return when the lake holds ``records`` of every rack, or the deadline passed; see :attr:`rows`.
 
         Raises:
             StageboxError: the mixer did not answer.
         """
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LIMITS.ledger_settle):
+            async with asyncio.timeout(LIMITS.lake_settle):
                 while True:
                     await self.refresh()
                     if all(self.committed(name) == count for name, count in records.items()):
                         return
-                    await asyncio.sleep(LIMITS.ledger_settle_poll)
+                    await asyncio.sleep(LIMITS.lake_settle_poll)
 
 
 @contextlib.asynccontextmanager
-async def open_ledger(base_url: str, identity: Path, racks: Sequence[str]) -> AsyncIterator[LedgerView]:
-    """Open a view of the ledger as the client in ``identity``."""
+async def open_lake(base_url: str, identity: Path, racks: Sequence[str]) -> AsyncIterator[LakeView]:
+    """Open a view of the lake as the client in ``identity``."""
     api = await asyncio.to_thread(MixerApi, base_url, identity)
     try:
-        yield LedgerView(api, racks)
+        yield LakeView(api, racks)
     finally:
         await asyncio.to_thread(api.__exit__, None, None, None)
