@@ -68,7 +68,7 @@ class PulseRig:
 def pulse_rig(directory: Path) -> Iterator[PulseRig]:
     require_portaudio()
     require_program("pulseaudio", "pulseaudio")
-    plugin = next(Path("/usr/lib").glob("*/alsa-lib/libasound_module_pcm_pulse.so"), None)
+    plugin = next(iter(sorted(Path("/usr/lib").glob("*/alsa-lib/libasound_module_pcm_pulse.so"))), None)
     assert plugin is not None, "ALSA's pulse plug-in is missing: apt-get install libasound2-plugins"
     asoundrc = directory / "asoundrc"
     asoundrc.write_text(

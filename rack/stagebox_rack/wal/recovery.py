@@ -108,9 +108,8 @@ class _Recovery:
         ):
             self._disk.sync_dir(directory)
         self._remove_temporaries()
-        hot_firsts = [int(path.stem) for path in self._layout.hot_files()]
         for stem in self._layout.segment_stems():
-            if self._finish_steps(stem, hot_firsts):
+            if self._finish_steps(stem):
                 self._segment(stem)
         self._hot_files()
         _continuity(self._found)
@@ -158,17 +157,18 @@ class _Recovery:
         )
         self._found.seals.append((seal.last, data))
 
-    def _finish_steps(self, stem: Path, hot_firsts: Sequence[int]) -> bool:
+    def _finish_steps(self, stem: Path) -> bool:
         """Do what the machine asks for after a crash; return whether a segment is there."""
         paths = SegmentFiles.of(stem)
         unfinished = list(self._layout.segments.glob(f"{stem.name}.*{TEMPORARY_SUFFIX}"))
         tombstone = self._tombstone(paths.tombstone)
+        seal, parquet, key = paths.seal.exists(), paths.parquet.exists(), paths.key.exists()
         state = Found(
-            hot=any(first <= int(stem.name[:20]) for first in hot_firsts),
+            hot=not seal and (parquet or key) and self._in_hot_file(int(stem.name[:20])),
             unfinished=bool(unfinished),
-            parquet=paths.parquet.exists(),
-            key=paths.key.exists(),
-            seal=paths.seal.exists(),
+            parquet=parquet,
+            key=key,
+            seal=seal,
             tombstone=tombstone is not None,
         )
         for step in recovery(state):
@@ -189,6 +189,21 @@ class _Recovery:
         elif tombstone is not None:
             self._found.tombstones.append((paths.tombstone, paths.tombstone.read_bytes()))
         return state.seal and state.parquet and state.key and not state.tombstone
+
+    def _in_hot_file(self, first: int) -> bool:
+        """Whether a batch that starts at ``first`` can be read from a hot file, so that no segment of it is needed."""
+        for path in self._layout.hot_files():
+            if int(path.stem) > first:
+                continue
+            try:
+                _, scan = self._scan_file(path)
+            except (DecodeError, VerificationError) as error:
+                if isinstance(error, VerificationError) and not self._kek_proven:
+                    raise
+                continue
+            if any(frame.batch.first == first for frame in scan.frames):
+                return True
+        return False
 
     def _tombstone(self, path: Path) -> Tombstone | None:
         """Return a segment's tombstone; one that does not verify is set aside and takes nothing with it."""

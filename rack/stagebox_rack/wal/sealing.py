@@ -187,24 +187,7 @@ class Sealer:
         identity = SegmentIdentity(self._rack, keyring.journal, keyring.version, file_id, boot)
         parquet = segment_parquet(batches, dek, identity)
         wrapped = keyring.wrap(dek, key_context(self._rack, first, last, file_id), self._random(NONCE_BYTES))
-        seal = Seal(
-            rack=self._rack,
-            journal=keyring.journal,
-            first=first,
-            last=last,
-            count=last - first + 1,
-            batches=len(batches),
-            previous=batches[0].previous,
-            head=batches[-1].digest,
-            file_id=file_id,
-            file_blake3=blake3(parquet).digest(),
-            file_bytes=len(parquet),
-            torn_bytes=content.scan.torn_bytes,
-            boots=(boot,),
-            chain=run[-1].chain_after,
-            previous_seal=previous_seal,
-            clock=self._clock_quality(),
-        ).sign(self._signing_key)
+        seal = self._signed(run, content, previous_seal, file_id, parquet)
         self._perform(
             Stage.FROZEN,
             SEALING,
@@ -228,6 +211,34 @@ class Sealer:
             seal_hash(seal),
         )
         return self._committed[stem]
+
+    def _signed(
+        self,
+        run: Sequence[fmt.Frame],
+        content: HotContent,
+        previous_seal: bytes,
+        file_id: bytes,
+        parquet: bytes,
+    ) -> bytes:
+        first, last = run[0].batch, run[-1].batch
+        return Seal(
+            rack=self._rack,
+            journal=self._keyring.journal,
+            first=first.first,
+            last=last.last,
+            count=last.last - first.first + 1,
+            batches=len(run),
+            previous=first.previous,
+            head=last.digest,
+            file_id=file_id,
+            file_blake3=blake3(parquet).digest(),
+            file_bytes=len(parquet),
+            torn_bytes=content.scan.torn_bytes,
+            boots=(content.header.boot,),
+            chain=run[-1].chain_after,
+            previous_seal=previous_seal,
+            clock=self._clock_quality(),
+        ).sign(self._signing_key)
 
     def _perform(
         self, stage: Stage, steps: Sequence[Step], actions: Mapping[Step, Callable[[], None]]

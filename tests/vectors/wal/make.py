@@ -114,7 +114,16 @@ def make(directory: Path) -> None:
     directory.joinpath("cursor").write_bytes(encode_cursor(RACK, JOURNAL, 3))
     directory.joinpath("envelope.cbor").write_bytes(batches()[0].sign(SIGNING_KEY))
     grave = Tombstone(
-        RACK, JOURNAL, 1, last.last, FIRST_PREVIOUS, last.digest(), bytes(range(32)), False, Reason.QUOTA, TIME
+        RACK,
+        JOURNAL,
+        1,
+        last.last,
+        FIRST_PREVIOUS,
+        last.digest(),
+        bytes(range(32)),
+        False,
+        Reason.QUOTA,
+        TIME,
     )
     directory.joinpath("tombstone").write_bytes(grave.sign(SIGNING_KEY))
     expected = {

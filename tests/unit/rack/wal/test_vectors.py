@@ -66,7 +66,11 @@ def test_an_independent_reader_reads_the_tombstone_vector() -> None:
     envelope = cbor2.loads((VECTORS / "tombstone").read_bytes())
     VerifyKey(PUBLIC).verify(b"stagebox.tombstone.v1\0" + envelope["Payload"], envelope["Signature"])
     grave, last = cbor2.loads(envelope["Payload"]), EXPECTED["batches"][-1]
-    assert (grave["Version"], grave["First"], grave["Last"]) == (1, 1, last["first"] + len(last["records"]) - 1)
+    assert (grave["Version"], grave["First"], grave["Last"]) == (
+        1,
+        1,
+        last["first"] + len(last["records"]) - 1,
+    )
     assert (grave["Previous"], grave["Head"].hex()) == (bytes(32), last["digest"])
     assert (grave["Acknowledged"], grave["Reason"]) == (0, "quota")
 

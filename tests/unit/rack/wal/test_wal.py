@@ -335,7 +335,8 @@ async def test_a_crash_before_the_seal_is_written_seals_again(bench: Bench) -> N
         await wal.seal_now()
     for path, data in kept:
         path.write_bytes(data)
-    next(Layout(bench.directory).segments.glob("*.seal")).unlink()
+    (seal,) = Layout(bench.directory).segments.glob("*.seal")
+    seal.unlink()
     async with await bench.open() as wal:
         assert sequences(await read_all(wal)) == [1, 2, 3]
         await wal.seal_now()

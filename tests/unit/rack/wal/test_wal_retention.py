@@ -105,6 +105,22 @@ async def test_a_hot_file_whose_segment_was_lost_is_kept(bench: Bench) -> None:
     assert bench.event("wal_damaged")["reason"] == "the segment of its records is gone"
 
 
+async def test_a_segment_that_lost_its_seal_is_kept_if_no_hot_file_has_its_records(bench: Bench) -> None:
+    async with await bench.open(STILL) as wal:
+        await fill(wal, 2)
+        (hot,) = Layout(bench.directory).hot_files()
+        kept = hot.read_bytes()
+        await wal.seal_now()
+        await fill(wal, 2)
+        await wal.seal_now()
+    hot.write_bytes(kept)  # of records 1 and 2
+    stem = Layout(bench.directory).segment_stem(3, 4)
+    stem.with_suffix(".seal").unlink()
+    async with await bench.open(STILL):
+        held = {path.name for path in Layout(bench.directory).quarantine.iterdir()}
+    assert held == {f"{stem.name}.key.1", f"{stem.name}.parquet.1"}
+
+
 async def test_the_quota_takes_acknowledged_segments_within_their_grace(bench: Bench) -> None:
     async with await bench.open(STILL) as wal:
         size = await three_segments(wal)
