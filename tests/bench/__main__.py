@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from importlib import import_module
 from pathlib import Path
 
-from bench.table import Row, replace_tables, show
+from bench.table import Row, place_of, replace_tables, show
 from stagebox import logs
 
 SUITES = {
@@ -54,6 +54,10 @@ def main() -> None:
     unknown = sorted(set(arguments.suite) - SUITES.keys())
     if unknown:
         parser.error(f"there is no suite {unknown[0]!r}; there are {', '.join(SUITES)}")
+    if arguments.markdown:
+        page = arguments.markdown.read_text("utf-8")
+        for name in arguments.suite or SUITES:
+            place_of(page, name)  # found out now, not after the run
     logs.setup("warning", "console")
     rows: list[Row] = []
     for name in arguments.suite or SUITES:

@@ -81,14 +81,24 @@ def replace_tables(page: str, rows: Sequence[Row], made_on: str) -> str:
         ValueError: the page has no place for a suite.
     """
     for suite in dict.fromkeys(row.suite for row in rows):
-        begin = f"<!-- bench:{suite} -->"
-        head, found, rest = page.partition(begin)
-        _, end, tail = rest.partition(_END)
-        if not found or not end:
-            raise ValueError(f"the page has no {begin} … {_END}")
+        head, begin, tail = place_of(page, suite)
         table = markdown([row for row in rows if row.suite == suite])
         page = f"{head}{begin}\n{made_on}\n\n{table}{_END}{tail}"
     return page
+
+
+def place_of(page: str, suite: str) -> tuple[str, str, str]:
+    """Return what is before a suite's place in ``page``, its marker, and what is after it.
+
+    Raises:
+        ValueError: the page has no place for the suite.
+    """
+    begin = f"<!-- bench:{suite} -->"
+    head, found, rest = page.partition(begin)
+    _, end, tail = rest.partition(_END)
+    if not found or not end:
+        raise ValueError(f"the page has no {begin} … {_END}")
+    return head, begin, tail
 
 
 def show(rows: Sequence[Row]) -> None:

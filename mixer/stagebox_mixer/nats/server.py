@@ -276,7 +276,9 @@ class NatsServer:
         # A restarted server must come back where clients know it. The file comes after the line "ready".
         while True:
             try:
-                ports = json.loads(next(iter(sorted(self._config.ports_dir.glob(f"*_{pid}.ports")))).read_text())
+                ports = json.loads(
+                    next(iter(sorted(self._config.ports_dir.glob(f"*_{pid}.ports")))).read_text()
+                )
                 break
             except (StopIteration, ValueError):
                 await asyncio.sleep(LIMITS.nats_ports_poll_s)
