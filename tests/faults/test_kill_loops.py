@@ -43,7 +43,6 @@ RACK_POINTS = [
     "half pwrite mark", "after pwrite mark", "after datasync mark",
     "half pwrite parquet", "before rename parquet", "after rename parquet", "before rename key", "after rename key",
     "half pwrite seal", "before rename seal", "after rename seal", "after sync_dir segments",
-    "before unlink hot", "after unlink hot",
     "before publish window", "after publish window", "before rename cursor", "after rename cursor",
     "half pwrite tombstone", "before rename tombstone", "after rename tombstone", "after unlink seal",
     "before unlink parquet", "after unlink parquet", "before unlink tombstone",

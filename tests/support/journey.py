@@ -99,6 +99,7 @@ class RackSteps:
                 on_seal=self._seals.append,
                 clock_quality=lambda: "unknown",
                 disk=disk,
+                hot_file_bytes=limits.wal_hot_file_bytes,
             )
             self._graves = Graves()
             self._leftovers = list(found.tombstones)

@@ -110,6 +110,29 @@ def make_spare(layout: Layout, size: int, disk: Disk) -> bool:
     return True
 
 
+def recycle(layout: Layout, path: Path, size: int, disk: Disk) -> None:
+    """Take a hot file whose records are in segments away; it becomes the spare if there is none and it has the size.
+
+    It loses its name first, so what a crash leaves of it is either this file as it was or none.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    if layout.spare.exists() or path.stat().st_size != size:
+        disk.remove(path)
+        return
+    temporary = _zeroing(layout.spare)
+    disk.rename(path, temporary)
+    disk.sync_dir(layout.hot)
+    descriptor = disk.open(temporary)
+    try:
+        disk.zero_fill(descriptor, size)
+    finally:
+        disk.close(descriptor)
+    disk.rename(temporary, layout.spare)
+    disk.sync_dir(layout.hot)
+
+
 def activate(
     layout: Layout,
     keyring: Keyring,
@@ -160,7 +183,7 @@ def activate(
 
 
 def _make_zeroed(path: Path, size: int, disk: Disk) -> None:
-    temporary = path.with_name(f".{path.name}.zero{TEMPORARY_SUFFIX}")
+    temporary = _zeroing(path)
     disk.unlink(temporary)
     descriptor = disk.create(temporary)
     try:
@@ -174,3 +197,7 @@ def _make_zeroed(path: Path, size: int, disk: Disk) -> None:
         with contextlib.suppress(OSError):
             disk.unlink(temporary)
         raise
+
+
+def _zeroing(path: Path) -> Path:
+    return path.with_name(f".{path.name}.zero{TEMPORARY_SUFFIX}")

@@ -18,6 +18,7 @@ from nacl.signing import SigningKey
 
 from stagebox.errors import DecodeError, StorageError, VerificationError
 from stagebox.records.seal import FILE_ID_BYTES, Seal, seal_hash
+from stagebox_rack.wal import hotfile
 from stagebox_rack.wal import journal_format as fmt
 from stagebox_rack.wal.catalogue import Catalogue, SegmentSpan
 from stagebox_rack.wal.disk import Disk, unfinished
@@ -82,7 +83,7 @@ class Sealer:
     """Seals for one journal; a second worker waits, then finds nothing left to do.
 
     ``clock_quality`` says what is known of the clock; ``on_seal`` gets each new seal, ``on_step`` hears of each step
-    once it is durable.
+    once it is durable. A hot file of ``hot_file_bytes`` becomes the spare, if there is none.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Sealer:
         on_seal: OnSeal,
         clock_quality: Callable[[], str],
         disk: Disk,
+        hot_file_bytes: int = 0,
         random: Random = os.urandom,
         on_step: OnStep = _nothing,
     ) -> None:
@@ -109,6 +111,7 @@ class Sealer:
         self._on_seal = on_seal
         self._clock_quality = clock_quality
         self._disk = disk
+        self._hot_file_bytes = hot_file_bytes
         self._random = random
         self._on_step = on_step
         self._lock = threading.Lock()
@@ -165,7 +168,7 @@ class Sealer:
             reason = "; ".join(d.reason for d in content.scan.damage) or f"{lost} records are missing"
             self._quarantine(span.path, span.first, span.last, reason)
         else:
-            self._disk.remove(span.path)
+            hotfile.recycle(self._layout, span.path, self._hot_file_bytes, self._disk)
             self._on_step(Step.REMOVE_HOT)
         for segment in segments:
             detail = {"first": segment.first, "last": segment.last, "bytes": segment.size}

@@ -122,17 +122,28 @@ class Upkeep:
                 await asyncio.wait_for(self._wake.wait(), pause)
             self._wake.clear()
             pause = limits.wal_maintain
-            try:
-                await asyncio.to_thread(self._make_spare)
-                await self.seal_frozen()
-                await self.retain()
-                await self.save_cursor()
-                failing = False
-            except (StageboxError, OSError) as error:
+            errors = await self._round()
+            if errors:
                 pause = limits.wal_seal_retry
                 if not failing:
-                    self._report(JournalEvent("wal_maintenance_failed", "warning", {"reason": str(error)}))
-                failing = True
+                    self._report(JournalEvent("wal_maintenance_failed", "warning", {"reason": errors[0]}))
+            failing = bool(errors)
+
+    async def _round(self) -> list[str]:
+        """Do everything once; what fails keeps nothing else from being done. Return what failed.
+
+        Sealing comes first: it turns the full hot file into the spare.
+        """
+        errors: list[str] = []
+        for work in (self.seal_frozen, self._spare, self.retain, self.save_cursor):
+            try:
+                await work()
+            except (StageboxError, OSError) as error:
+                errors.append(str(error))
+        return errors
+
+    async def _spare(self) -> None:
+        await asyncio.to_thread(self._make_spare)
 
     def _make_spare(self) -> None:
         try:

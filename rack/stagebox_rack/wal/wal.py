@@ -99,6 +99,7 @@ class Wal:
             on_seal=self._notary.post_seal,
             clock_quality=clock_quality,
             disk=edges.disk,
+            hot_file_bytes=limits.wal_hot_file_bytes,
         )
         self._evictor = Evictor(
             self._catalogue,

@@ -15,6 +15,7 @@ from stagebox.errors import StorageError
 from stagebox.records.seal import NO_SEAL, open_seal, seal_hash
 from stagebox.records.tombstone import Reason, Tombstone, open_tombstone
 from stagebox_rack.wal.disk import Disk
+from stagebox_rack.wal.hotfile import make_spare
 from stagebox_rack.wal.layout import Layout
 from stagebox_rack.wal.retention import Eviction
 from stagebox_rack.wal.wal import Wal
@@ -240,3 +241,20 @@ async def test_a_seal_that_a_crash_kept_from_the_journal_is_journalled_at_the_ne
     async with await bench.open(STILL, journal_seals=True) as wal:
         await wal.wait_committed(3)
         assert (await read_all(wal))[-1].decode().records[0].kind == "seal"
+
+
+async def test_a_sealed_hot_file_becomes_the_spare_of_zeros_if_there_is_none(bench: Bench) -> None:
+    async with await bench.open(STILL) as wal:
+        layout = Layout(bench.directory)
+        await fill(wal, 2)
+        (hot,) = layout.hot_files()
+        inode = hot.stat().st_ino
+        await wal.seal_now()
+        assert layout.spare.stat().st_ino == inode
+        assert layout.spare.read_bytes() == bytes(STILL.wal_hot_file_bytes)
+        await fill(wal, 2)
+        assert layout.hot_files()[0].stat().st_ino == inode
+        make_spare(layout, STILL.wal_hot_file_bytes, Disk())
+        await wal.seal_now()
+        assert not layout.hot_files()
+        assert sequences(await read_all(wal)) == [1, 2, 3, 4]
