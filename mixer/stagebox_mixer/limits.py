@@ -90,6 +90,7 @@ class MixerLimits:
     # Ingest
     wal_trim_every_s: float = 600.0
     ingest_fetch: int = 256
+    ingest_fetch_bytes: int = 16 << 20
     ingest_wait_s: float = 1.0
     ingest_retry_s: float = 0.5
     ingest_idle_consumer_s: float = 60.0
@@ -105,9 +106,9 @@ class MixerLimits:
     lake_gaps: int = 256  # stretches of a journal that never came and are listed one by one
     lake_tidy_s: float = 30.0
     lake_sort_after_s: float = 300.0
-    lake_sort_bytes: int = 64 << 20
+    lake_sort_bytes: int = 16 << 20  # as stored; what is sorted is in memory, many times as large
     lake_file_min_bytes: int = 64 << 20
-    lake_file_max_bytes: int = 256 << 20
+    lake_file_max_bytes: int = 128 << 20  # this much is in memory while files are merged
     lake_merge_files: int = 8
     lake_sweep_after_s: float = 600.0  # a removed file is still there for whoever reads it
 

@@ -1,7 +1,8 @@
 """A day offline at 100 records a second, then catch-up while live goes on: latency, alerts, memory.
 
 The mixer and the subscriber are processes of their own; the rack runs in this one, so that its journal can be asked
-how far it is. Latency is from the time in a meter frame, the capture time of its last sample, to the subscriber.
+how far it is. Rack and subscriber have one half of the cores, mixer and server the other: they are not one machine in
+the field either. Latency is from the time in a meter frame, the capture time of its last sample, to the subscriber.
 """
 
 from __future__ import annotations
@@ -73,12 +74,29 @@ async def _viewer(place: Stage) -> AsyncIterator[Viewer]:
         await reading
 
 
+def _server_of(place: Stage) -> int:
+    mixer = place.cluster.mixer_pid
+    (server,) = Path(f"/proc/{mixer}/task/{mixer}/children").read_text().split()
+    return int(server)
+
+
 def _resident_mib(pid: int) -> float:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
 
-def _fill(directory: Path) -> int:
+def _apart(mixer: int, server: int) -> None:
+    """Give this process and its children the first half of the cores, the mixer and its server the second."""
+    cores = sorted(os.sched_getaffinity(0))
+    half = max(1, len(cores) // 2)
+    for pid in (mixer, server):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), cores[half:] or cores)
+    os.sched_setaffinity(0, cores[:half])
+
+
+def _fill(directory: Path, cores: set[int]) -> int:
+    os.sched_setaffinity(0, cores)
     identity = state.load(StatePaths(directory), machine_id=machine_id())
     return asyncio.run(fill_journal(directory, identity, seconds=OUTAGE_S, rate=RATE, end_ns=time.time_ns()))
 
@@ -105,22 +123,21 @@ class CatchUp:
 
 
 async def _catch_up(place: Stage, directory: Path, last: int, say: Callable[[str], None]) -> CatchUp:
-    mixer = place.cluster.mixer_pid
-    (server,) = Path(f"/proc/{mixer}/task/{mixer}/children").read_text().split()
+    mixer, server = place.cluster.mixer_pid, _server_of(place)
     async with _viewer(place) as viewer:
         await asyncio.wait_for(viewer.ready.wait(), 30)
         # A server that stands still is a line that is down for the rack, and not yet for those who are connected.
-        os.kill(int(server), signal.SIGSTOP)
+        os.kill(server, signal.SIGSTOP)
         try:
             async with running_rack(directory, machine=machine_id()) as rack:
                 gc.collect()
                 gc.freeze()  # as a rack's own process does once it is up
                 rack.alert("outage_alert", {"door": "rear"})
                 await asyncio.sleep(OFFLINE_S)
-                os.kill(int(server), signal.SIGCONT)
+                os.kill(server, signal.SIGCONT)
                 return await _watch(rack, mixer, viewer, last, say)
         finally:
-            os.kill(int(server), signal.SIGCONT)
+            os.kill(server, signal.SIGCONT)
 
 
 async def _watch(rack: Rack, mixer: int, viewer: Viewer, last: int, say: Callable[[str], None]) -> CatchUp:
@@ -155,13 +172,16 @@ async def run(say: Callable[[str], None]) -> list[Row]:
     """Measure live before, fill the journal, then measure live while it is shipped."""
     async with stage() as place:
         await place.identity(RACK)
+        cores = os.sched_getaffinity(0)
+        _apart(place.cluster.mixer_pid, _server_of(place))
         directory = place.cluster.state_dir(RACK)
         say(f"outage: live for {BEFORE_S:.0f} s, nothing behind")
         before = await _before(place, directory)
         say(f"outage: a journal of {OUTAGE_S / 3600:g} hours at {RATE} records/s")
         with ProcessPoolExecutor(1) as other:
-            last = await asyncio.get_running_loop().run_in_executor(other, _fill, directory)
+            last = await asyncio.get_running_loop().run_in_executor(other, _fill, directory, cores)
         found = await _catch_up(place, directory, last, say)
+        os.sched_setaffinity(0, cores)
     hours, what = f"after {OUTAGE_S / 3600:g} h offline", "the same rack with nothing behind"
     rate = found.records / found.seconds
     return [

@@ -96,14 +96,15 @@ class Ingest:
         position = Position(stream_id, await self._lake.position(stream_id, info.state.last_seq))
         consumer = (await js.add_consumer(WAL_STREAM, _consumer_config(position.stream_seq))).name
         subscription = await js.pull_subscribe_bind(consumer=consumer, stream=WAL_STREAM)
-        delivered = 0
+        delivered, room = 0, 1
         work = Work()
         try:
             while True:
                 if self._bus.js is not js:
                     raise BusError("the bus connection was replaced")
-                messages = await self._or_stop(_fetch(subscription, self._until_due(work)))
+                messages = await self._or_stop(_fetch(subscription, room, self._until_due(work)))
                 if messages:
+                    room = _room(messages)
                     delivered = _check_complete(messages, delivered)
                     position = Position(stream_id, int(messages[-1].metadata.sequence.stream))
                     entries = {
@@ -184,11 +185,17 @@ def _stream_id(info: StreamInfo) -> int:
     return int(info.created.timestamp() * 1_000_000) * 1000
 
 
-async def _fetch(subscription: JetStreamContext.PullSubscription, wait_s: float) -> list[Msg]:
+async def _fetch(subscription: JetStreamContext.PullSubscription, count: int, wait_s: float) -> list[Msg]:
     try:
-        return await subscription.fetch(LIMITS.ingest_fetch, timeout=wait_s)
+        return await subscription.fetch(count, timeout=wait_s)
     except TimeoutError:
         return []
+
+
+def _room(messages: Sequence[Msg]) -> int:
+    """Return how many messages to fetch next, if they are as large as these: what was fetched is in memory."""
+    average = max(1, sum(len(message.data) for message in messages) // len(messages))
+    return max(1, min(LIMITS.ingest_fetch, LIMITS.ingest_fetch_bytes // average))
 
 
 def _check_complete(messages: Sequence[Msg], delivered: int) -> int:

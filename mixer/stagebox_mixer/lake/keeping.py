@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import pyarrow.compute as pc
-
 from stagebox.errors import StorageError
 from stagebox_mixer.lake.merging import to_merge, to_retire, to_sort
 from stagebox_mixer.lake.sorting import date_of, partitioned, times_of
 from stagebox_mixer.lake.state import ARRIVALS, Change, State
-from stagebox_mixer.lake.tables import ARRIVAL_SCHEMA, Partition, Tables, concat, sorted_schema
+from stagebox_mixer.lake.streaming import merged
+from stagebox_mixer.lake.tables import ARRIVAL_SCHEMA, Partition, Tables, concat
 from stagebox_mixer.limits import LIMITS
 
 _DAY_NS = 86_400 * 10**9
@@ -58,13 +57,8 @@ class Keeping:
         if not chosen:
             return None
         first = chosen[0]
-        schema = sorted_schema(first.kind)
-        table = concat([self._tables.read(file) for file in chosen], schema)
-        by = "seq" if "seq" in schema.names else "first"
-        rows = pc.sort_indices(table.select(["journal", by]), [("journal", "ascending"), (by, "ascending")])
-        table = table.take(rows)
         partition = Partition(self._cluster, first.date, first.rack, first.kind)
-        made = self._tables.write_sorted(table, partition, times_of(table))
+        made = merged(self._tables, chosen, partition)
         return Change(add=[made], remove=[file.path for file in chosen])
 
     def retire(self, state: State) -> Change | None:

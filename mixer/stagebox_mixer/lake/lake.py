@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 import structlog
@@ -41,6 +43,7 @@ from stagebox_mixer.lake.tables import ARRIVAL_SCHEMA, Tables
 from stagebox_mixer.limits import LIMITS
 
 log = structlog.get_logger()
+_NICENESS: Final = 10
 _T = TypeVar("_T")
 
 
@@ -77,7 +80,7 @@ class Lake:
         self._manifests = Manifests(storage, key)
         self._keeping = Keeping(self.tables, cluster=cluster, keep_days=keep_days)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="lake")
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="lake-work")
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="lake-work", initializer=_give_way)
         self._exit = contextlib.ExitStack()
         self._state: State | None = None
         self._in_doubt = False
@@ -308,6 +311,12 @@ class Lake:
                 changed[key] = replace(before, reported=reported)
             del self._reported[key]
         return changed
+
+
+def _give_way() -> None:
+    """Let everything else on this machine go first; on Linux this is for the calling thread alone."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def _advanced(journal: JournalState, commit: Commit) -> JournalState:

@@ -5,8 +5,8 @@ A batch's own bytes are not kept where its records give them back; its digest, s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from operator import itemgetter
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +19,7 @@ from stagebox_mixer.lake.state import BATCHES
 from stagebox_mixer.lake.tables import BATCH_SCHEMA, Partition, concat, sorted_schema
 
 _DAY_NS: Final = 86_400 * 10**9
+_AT_ONCE_BYTES: Final = 8 << 20
 
 
 def date_of(time_ns: int) -> str:
@@ -29,11 +30,8 @@ def date_of(time_ns: int) -> str:
 def partitioned(arrivals: Any, cluster: str) -> dict[Partition, Any]:
     """Return the sorted tables of a table of arrivals; each table has the columns of its kind."""
     parts: dict[Partition, list[Any]] = {}
-    owners: dict[tuple[str, bytes], list[dict[str, Any]]] = {}
-    for row in arrivals.to_pylist():
-        owners.setdefault((row["rack"], row["journal"]), []).append(row)
-    for (rack, journal), rows in sorted(owners.items(), key=itemgetter(0)):
-        rows.sort(key=itemgetter("first"))
+    for rows in _in_order(arrivals):
+        rack, journal = rows[0]["rack"], rows[0]["journal"]
         batches = [WalBatch.decode(row["payload"]) for row in rows]
         tables = kind_tables([batch.first for batch in batches], [batch.records for batch in batches])
         tables[BATCHES] = _evidence(rows, batches)
@@ -44,6 +42,25 @@ def partitioned(arrivals: Any, cluster: str) -> dict[Partition, Any]:
             for date, part in _by_date(table, times):
                 parts.setdefault(Partition(cluster, date, rack, kind), []).append(part)
     return {partition: concat(tables, sorted_schema(partition.kind)) for partition, tables in parts.items()}
+
+
+def _in_order(arrivals: Any) -> Iterator[list[dict[str, Any]]]:
+    """Yield the batches by rack, journal and sequence, some of one journal at a time: records are large as objects."""
+    names = ("rack", "journal", "first")
+    keys = list(zip(*(arrivals[name].to_pylist() for name in names), strict=True))
+    sizes = pc.binary_length(arrivals["payload"]).to_pylist()
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    for _, mine in itertools.groupby(order, key=lambda index: keys[index][:2]):
+        held: list[int] = []
+        size = 0
+        for index in mine:
+            held.append(index)
+            size += sizes[index]
+            if size >= _AT_ONCE_BYTES:
+                yield arrivals.take(held).to_pylist()
+                held, size = [], 0
+        if held:
+            yield arrivals.take(held).to_pylist()
 
 
 def times_of(table: Any) -> tuple[int, int]:

@@ -114,6 +114,22 @@ class Tables:
         self, path: str, kind: str, rack: str, date: str, table: Any, times: tuple[int, int]
     ) -> LakeFile:
         data = to_parquet(table, self.file_key(path), row_group_rows=ROW_GROUP_ROWS)
+        return self._store(path, kind, rack, date, data, table.num_rows, times)
+
+    def store(
+        self, path: str, partition: Partition, data: Any, rows: int, times: tuple[int, int]
+    ) -> LakeFile:
+        """Store a sorted file that was made elsewhere, under the key of ``path``; ``data`` is its Arrow buffer.
+
+        Raises:
+            StorageError: the storage refused.
+        """
+        where = partition.kind, partition.rack, partition.date
+        return self._store(path, *where, data.to_pybytes(), rows, times)
+
+    def _store(
+        self, path: str, kind: str, rack: str, date: str, data: bytes, rows: int, times: tuple[int, int]
+    ) -> LakeFile:
         try:
             self.storage.write(path, data)
         except OSError as error:
@@ -121,9 +137,7 @@ class Tables:
                 f"cannot write {path} of the lake: {error.strerror or error}",
                 remedy="check the storage's space and health; what is not committed stays in the stream WAL",
             ) from error
-        return LakeFile(
-            path, kind, rack, date, table.num_rows, len(data), blake3(data).digest(), times[0], times[1]
-        )
+        return LakeFile(path, kind, rack, date, rows, len(data), blake3(data).digest(), times[0], times[1])
 
     def read(self, file: LakeFile) -> Any:
         """Return a file's table, checked against the digest its manifest names.
@@ -133,6 +147,15 @@ class Tables:
             VerificationError: it was altered, or is another lake's.
         """
         return read_parquet(self.checked(file), self.file_key(file.path), file.path)
+
+    def opened(self, file: LakeFile) -> Any:
+        """Return a ``ParquetFile`` of a file that was checked against the digest its manifest names.
+
+        Raises:
+            StorageError: it cannot be read.
+            VerificationError: it was altered.
+        """
+        return open_parquet(pa.BufferReader(self.checked(file)), self.file_key(file.path))
 
     def checked(self, file: LakeFile) -> bytes:
         """Return a file's bytes, checked against the digest its manifest names.

@@ -25,18 +25,23 @@ _BY_SCHEMA: Final = 64
 def to_parquet(table: Any, dek: bytes, *, row_group_rows: int | None = None) -> bytes:
     """Return the file: zstd, encrypted under the 32-byte ``dek`` (AES_GCM_V1, uniform, encrypted footer)."""
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        table,
+    with writer(sink, table.schema, dek) as out:
+        out.write_table(table, row_group_size=max(1, row_group_rows or table.num_rows))
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def writer(sink: Any, schema: Any, dek: bytes) -> Any:
+    """Return a ``pyarrow.parquet.ParquetWriter`` of such a file, to be written a row group at a time."""
+    return pq.ParquetWriter(
         sink,
-        row_group_size=max(1, row_group_rows or table.num_rows),
+        schema,
         compression="zstd",
         compression_level=3,
         encryption_properties=encryption.create_encryption_properties(dek),
-        **_encodings(table.schema),
+        **_encodings(schema),
         **_ONE_PAGE,
     )
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
 
 
 def open_parquet(source: Any, dek: bytes) -> Any:
