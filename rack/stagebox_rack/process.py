@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import signal
+import sys
 from collections.abc import Callable
 
 import structlog
@@ -67,6 +68,17 @@ def _look_for_identity(running: list[Rack]) -> None:
         rack.look_for_identity()
 
 
+def settle() -> None:
+    """Tune the interpreter of a rack that is up, for live data.
+
+    What is loaded by now stays: looking through it again and again would stop metering for a tenth of a second. And a
+    thread that reads a backlog hands on within half a millisecond instead of five.
+    """
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(0.0005)
+
+
 async def _run_enrolled(
     settings: RackSettings,
     store: IdentityStore,
@@ -80,9 +92,7 @@ async def _run_enrolled(
     rack = Rack(settings, store, held)
     await rack.start()
     running.append(rack)
-    # What is loaded by now stays: looking through it again and again would stop metering for a tenth of a second.
-    gc.collect()
-    gc.freeze()
+    settle()
     passport = held.newest.passport
     try:
         log.info("rack_ready", rack=passport.name, cluster=passport.cluster_id, state=rack.mode)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import sys
@@ -25,6 +24,7 @@ from bench.table import Row, median, quantile
 from stagebox.identity import machine_id
 from stagebox_rack import state
 from stagebox_rack.app import Rack
+from stagebox_rack.process import settle
 from stagebox_rack.state import StatePaths
 from support.outage import fill_journal
 from support.racks import running_rack
@@ -32,6 +32,7 @@ from support.racks import running_rack
 RACK = "bench"
 OUTAGE_S = float(os.environ.get("STAGEBOX_BENCH_OUTAGE_S", 24 * 3600))
 RATE = 100
+BATCH_S = 0.05
 BEFORE_S = 20.0
 OFFLINE_S = 3.0
 LONGEST_S = 1800.0
@@ -98,7 +99,10 @@ def _apart(mixer: int, server: int) -> None:
 def _fill(directory: Path, cores: set[int]) -> int:
     os.sched_setaffinity(0, cores)
     identity = state.load(StatePaths(directory), machine_id=machine_id())
-    return asyncio.run(fill_journal(directory, identity, seconds=OUTAGE_S, rate=RATE, end_ns=time.time_ns()))
+    filling = fill_journal(
+        directory, identity, seconds=OUTAGE_S, rate=RATE, end_ns=time.time_ns(), batch_s=BATCH_S
+    )
+    return asyncio.run(filling)
 
 
 async def _before(place: Stage, directory: Path) -> list[float]:
@@ -130,8 +134,7 @@ async def _catch_up(place: Stage, directory: Path, last: int, say: Callable[[str
         os.kill(server, signal.SIGSTOP)
         try:
             async with running_rack(directory, machine=machine_id()) as rack:
-                gc.collect()
-                gc.freeze()  # as a rack's own process does once it is up
+                settle()
                 rack.alert("outage_alert", {"door": "rear"})
                 await asyncio.sleep(OFFLINE_S)
                 os.kill(server, signal.SIGCONT)

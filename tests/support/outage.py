@@ -27,8 +27,11 @@ async def fill_journal(
     rate: int,
     end_ns: int,
     limits: RackLimits = LIMITS,
+    batch_s: float | None = None,
 ) -> int:
     """Journal ``rate`` meter frames a second for the ``seconds`` before ``end_ns``; return the last sequence.
+
+    ``batch_s`` seconds of them share a batch, as they do while a rack runs; else as many as fit.
 
     ``directory`` is the state directory of a rack that is not running; its journal is sealed as it fills.
     """
@@ -44,10 +47,13 @@ async def fill_journal(
         on_event=_must_be_quiet,
     )
     async with wal:
-        left = total
+        left, most = total, _AT_ONCE if batch_s is None else max(1, int(rate * batch_s))
         while left:
-            group = [wal.append("meter", *_named(subject, next(frames))) for _ in range(min(left, _AT_ONCE))]
-            left -= len(group)
+            now = min(left, most)
+            group = [
+                wal.append("meter", *_named(subject, next(frames)), urgent=n == now - 1) for n in range(now)
+            ]
+            left -= now
             await asyncio.gather(*group)
         await wal.seal_now()
         return wal.committed

@@ -16,7 +16,8 @@ from stagebox_mixer.lake import sorting, streaming
 from stagebox_mixer.lake.state import LakeFile
 from stagebox_mixer.lake.storage import LocalStorage
 from stagebox_mixer.lake.streaming import merged
-from stagebox_mixer.lake.tables import ARRIVAL_SCHEMA, Partition, Tables
+from stagebox_mixer.lake.tables import ARRIVAL_SCHEMA, Partition, Tables, sorted_schema
+from stagebox_mixer.limits import LIMITS
 from support.frames import meter_frame
 
 RACK, ONE, OTHER = "stage-left", bytes(16), bytes(range(16))
@@ -114,8 +115,9 @@ def peak(work: Callable[[], object]) -> int:
 def test_merging_more_takes_no_more_memory(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "ROW_GROUP_ROWS", 2_000)
     files = [stored(tables, (ONE, 1 + n * 2_000, 2_000)) for n in range(24)]
-    few, many = (peak(lambda taken=taken: merged(tables, taken, WHERE)) for taken in (files[:3], files))
-    at_once = peak(lambda: streaming._sorted_in_memory(tables, files, streaming.sorted_schema("meter")))
+    few = peak(lambda: merged(tables, files[:3], WHERE))
+    many = peak(lambda: merged(tables, files, WHERE))
+    at_once = peak(lambda: streaming._sorted_in_memory(tables, files, sorted_schema("meter")))
     assert many < few + sum(file.size for file in files) * 2, "what is stored is collected, nothing else"
     assert many < at_once / 2
 
@@ -124,7 +126,7 @@ def test_the_next_fetch_is_as_many_messages_as_fit() -> None:
     def of(size: int) -> Any:
         return [SimpleNamespace(data=bytes(size))] * 4
 
-    limits = consumer.LIMITS
+    limits = LIMITS
     assert consumer._room(of(100)) == limits.ingest_fetch
     assert consumer._room(of(512 << 10)) == limits.ingest_fetch_bytes // (512 << 10)
     assert consumer._room(of(limits.ingest_fetch_bytes + 1)) == 1
