@@ -89,7 +89,8 @@ async def test_recorded_speech_arrives_verified_without_a_gap_and_at_its_level(
     assert not [event for event in others if isinstance(event, Event) and event.name == "gap"]
 
     packets = [packet for packet in others if isinstance(packet, AudioPacket)]
-    assert len(packets) >= SECONDS * 50 * 0.9
+    # What no checkpoint covered yet when the last meter frame came is not here: a second, and the line's time.
+    assert len(packets) >= (SECONDS - 1.5) * 50
     assert [p.start for p in packets] == list(
         range(packets[0].start, packets[0].start + 960 * len(packets), 960)
     )

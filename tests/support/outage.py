@@ -10,6 +10,7 @@ from pathlib import Path
 from stagebox import subjects
 from stagebox_rack.limits import LIMITS, RackLimits
 from stagebox_rack.state import RackIdentity, StatePaths
+from stagebox_rack.wal.disk import Disk
 from stagebox_rack.wal.events import JournalEvent
 from stagebox_rack.wal.wal import Wal
 from support.frames import meter_frame
@@ -28,6 +29,7 @@ async def fill_journal(
     end_ns: int,
     limits: RackLimits = LIMITS,
     batch_s: float | None = None,
+    disk: Disk | None = None,
 ) -> int:
     """Journal ``rate`` meter frames a second for the ``seconds`` before ``end_ns``; return the last sequence.
 
@@ -45,6 +47,7 @@ async def fill_journal(
         boot=boot,
         limits=limits,
         on_event=_must_be_quiet,
+        disk=disk,
     )
     async with wal:
         left, most = total, _AT_ONCE if batch_s is None else max(1, int(rate * batch_s))
