@@ -112,7 +112,7 @@ class RackLimits:
     wal_ship_window_step_bytes: int = 64 << 10
     wal_ship_patience: float = 0.1  # what is under way may delay what is live by so much
     wal_ship_line_share: float = 0.8  # of the line's time, while there is a backlog
-    wal_ship_work_share: float = 0.3  # of the interpreter's, for reading and signing it
+    wal_ship_work_share: float = 0.6  # of the interpreter's, for reading and signing it
     wal_ship_timeout: float = 10.0
     wal_ship_retry_first: float = 0.25
     wal_ship_retry_max: float = 10.0
