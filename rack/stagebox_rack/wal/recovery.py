@@ -288,7 +288,7 @@ class _Recovery:
     def _hole(self, frames: Sequence[fmt.Frame], sealed_last: int) -> bool:
         """Whether a batch lies between segments and in none; what is before the first segment was evicted."""
         segments = self._found.segments
-        return any(
+        return bool(segments) and any(
             segments[0].first <= batch.first <= sealed_last
             and not any(s.first <= batch.first and batch.last <= s.last for s in segments)
             for batch in (frame.batch for frame in frames)
