@@ -99,6 +99,19 @@ async def fill(wal: Wal, count: int, size: int = 64) -> int:
     return (await asyncio.gather(*futures))[-1]
 
 
+async def three_files(made: Bench) -> Bench:
+    """Journal records 1-3 and 4-6 in two segments, 7-9 in a hot file that a killed process left."""
+    for start in (0, 3, 6):
+        journal, _ = made.writer()
+        for number in range(start, start + 3):
+            journal.commit([record(number)])
+        journal._mark.sync()
+        if start < 6:
+            async with await made.open() as wal:
+                await wal.seal_now()
+    return made
+
+
 async def read_all(wal: Wal, after: int = 0) -> list[CommittedBatch]:
     """Every batch ``wal`` hands out."""
     return [batch async for batch in wal.batches_after(after)]

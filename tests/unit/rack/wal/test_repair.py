@@ -30,7 +30,7 @@ from stagebox_rack.wal.rotation import rotate
 from stagebox_rack.wal.segment import SegmentFiles
 from support.fake_disk import FakeDisk, Fault, KilledError, PowerCutError
 from support.issuer import Issuer
-from support.journal import RACK, Bench, read_all, record, sequences
+from support.journal import RACK, Bench, read_all, record, sequences, three_files
 
 Damage = Callable[[Bench], None]
 
@@ -38,19 +38,7 @@ Damage = Callable[[Bench], None]
 @pytest.fixture
 async def bench(tmp_path: Path) -> Bench:
     """Records 1-3 and 4-6 in two segments, 7-9 in a hot file that a killed process left."""
-    return await filled(Bench(tmp_path / "rack" / "wal"))
-
-
-async def filled(made: Bench) -> Bench:
-    for start in (0, 3, 6):
-        journal, _ = made.writer()
-        for number in range(start, start + 3):
-            journal.commit([record(number)])
-        journal._mark.sync()
-        if start < 6:
-            async with await made.open() as wal:
-                await wal.seal_now()
-    return made
+    return await three_files(Bench(tmp_path / "rack" / "wal"))
 
 
 def mend(bench: Bench, **more: Any) -> RepairReport:
@@ -152,7 +140,7 @@ async def test_another_users_journal_is_refused(bench: Bench, monkeypatch: pytes
 
 
 async def test_another_journals_key_file_changes_nothing(bench: Bench, tmp_path: Path) -> None:
-    other = await filled(Bench(tmp_path / "other"))
+    other = await three_files(Bench(tmp_path / "other"))
     damage_segment(bench)
     kek = bench.directory / "kek.key"
     shutil.copy(other.directory / "kek.key", kek)
@@ -490,7 +478,7 @@ async def test_the_command_says_what_it_did_and_what_is_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = Issuer().enroll(tmp_path).paths
-    bench = await filled(Bench(paths.wal, signing_key(load_ed25519(paths.identity_key))))
+    bench = await three_files(Bench(paths.wal, signing_key(load_ed25519(paths.identity_key))))
     command = ["rack", "wal", "repair", "--state-dir", str(tmp_path)]
     lose_key(bench)
     assert host.run([*command, "--dry-run"]) == 0

@@ -21,7 +21,7 @@ from stagebox_rack.wal.keyring import load_keyring
 from stagebox_rack.wal.layout import Layout, Lock
 from stagebox_rack.wal.mark import decode_slot
 from stagebox_rack.wal.rotation import Rotation, rotate
-from support.journal import Bench, FailingDisk, record
+from support.journal import Bench, FailingDisk, three_files
 
 VECTORS = Path(__file__).parents[3] / "vectors/wal"
 PLAIN = Keeper(None)
@@ -34,16 +34,7 @@ class Crash(Exception):
 @pytest.fixture
 async def bench(tmp_path: Path) -> Bench:
     """Records 1-3 and 4-6 in two segments, 7-9 in a hot file."""
-    made = Bench(tmp_path / "rack" / "wal")
-    for start in (0, 3, 6):
-        journal, _ = made.writer()
-        for number in range(start, start + 3):
-            journal.commit([record(number)])
-        journal._mark.sync()
-        if start < 6:
-            async with await made.open() as wal:
-                await wal.seal_now()
-    return made
+    return await three_files(Bench(tmp_path / "rack" / "wal"))
 
 
 def turn(bench: Bench, **more: object) -> Rotation:
