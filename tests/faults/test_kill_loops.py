@@ -141,9 +141,9 @@ async def lives(
     world: World,
     source: random.Random,
 ) -> None:
-    """Let one life follow another, each to its named point, until so many have ended there."""
-    for point in itertools.cycle(points):
-        if world.named.total() >= KILLS:
+    """Let one life follow another, each to its named point, until so many have ended there, and some at each."""
+    for point in itertools.islice(itertools.cycle(points), 3 * KILLS):
+        if world.named.total() >= KILLS and world.named.keys() >= set(points):
             return
         timer = asyncio.get_running_loop().call_later(LONGEST_LIFE_S, zygote.kill)
         killed = False
