@@ -28,6 +28,9 @@ DOMAIN_ACK = b"stagebox.ack.v1\0"
 DOMAIN_TRUST = b"stagebox.trust.v1\0"
 DOMAIN_DENY_LIST = b"stagebox.denylist.v1\0"
 DOMAIN_SUCCESSION = b"stagebox.succession.v1\0"
+DOMAIN_MODULE_VENDOR = b"stagebox.module.vendor.v1\0"
+DOMAIN_MODULE_CLUSTER = b"stagebox.module.cluster.v1\0"
+DOMAIN_PATCH = b"stagebox.patch.v1\0"
 
 SIGNATURE_BYTES = 64
 

@@ -13,6 +13,7 @@
     ├── EnrollmentError           exit 76  the mixer refused an enrollment
     └── VerificationError         exit 77  something does not prove what it claims
         ├── PassportError         exit 78  the passport is not usable: the rack stops
+        ├── ModuleError                    a Wasm module may not be used; ``code`` says why
         └── TlsError                       the peer or our own certificate is not acceptable
 
 Exit codes follow sysexits.h where it has one. Every error says what was wrong with which input; ``remedy``
@@ -91,6 +92,14 @@ class PassportError(VerificationError):
     """The passport is not usable; a rack stops with exit code 78."""
 
     exit_code = 78
+
+
+class ModuleError(VerificationError):
+    """A Wasm module is not what it has to be; ``code`` is the reason in alerts, audits and answers."""
+
+    def __init__(self, code: str, message: str, *, remedy: str | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.code = code
 
 
 class TlsError(VerificationError):

@@ -25,6 +25,8 @@ class CommandVerb(enum.StrEnum):
     """Send a monitor bus while a lease on it lives (args: see :mod:`stagebox.control.listen`)."""
     RESET_METERS = "reset-meters"
     """Start integrated loudness, range and maxima again (args: see :mod:`stagebox.control.listen`)."""
+    PATCH = "patch"
+    """Run what this patch sheet says, and nothing else (args: ``Sheet`` bytes)."""
 
 
 @dataclass(frozen=True)

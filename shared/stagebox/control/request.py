@@ -30,6 +30,8 @@ class Verb(enum.StrEnum):
     RENEW = "renew"
     SYNC = "sync"
     DENY_LIST = "deny-list"
+    PATCH = "patch"
+    MODULE = "module"
 
 
 @dataclass(frozen=True)
