@@ -180,6 +180,9 @@ class RackLimits:
     host_interfaces: int = 16
     host_addresses: int = 8  # of one interface
 
+    # --- modules -----------------------------------------------------------------------------------
+    module_blocks_per_s: int = 50  # a module is given blocks of at most 20 ms
+
     # --- publishing ------------------------------------------------------------------------------
     handover_items: int = 4096  # audio items waiting for the event loop
     checkpoint_digests: int = 4096  # in one checkpoint, over all subjects

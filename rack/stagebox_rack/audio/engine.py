@@ -17,6 +17,7 @@ import structlog
 from stagebox.errors import ConfigError, StageboxError
 from stagebox_rack.audio.capture import Capture, CaptureClock, StreamFormat
 from stagebox_rack.audio.channel_map import ChannelMap
+from stagebox_rack.audio.insert import InsertPoint, InsertPoints
 from stagebox_rack.audio.measurement import AudioItem, EventValue, SourceEvent, SourceState, SourceStatus
 from stagebox_rack.audio.pipeline import SourcePipeline
 from stagebox_rack.audio.plan import SourcePlan
@@ -58,12 +59,17 @@ class AudioEngine:
         *,
         clock: CaptureClock | None = None,
         capturer: Capturer = make_capture,
+        inserts: InsertPoints | None = None,
     ) -> None:
-        """Make the engine, idle. ``capturer`` is for tests."""
+        """Make the engine, idle. What sits at ``inserts``, by source, comes before the meters.
+
+        ``capturer`` is for tests.
+        """
         self._plans = tuple(one if isinstance(one, SourcePlan) else SourcePlan(one) for one in sources)
         self._emit = emit
         self._clock = clock or CaptureClock()
         self._capturer = capturer
+        self._inserts = inserts or InsertPoints()
         self._runners: tuple[SourceRunner, ...] = ()
         self._started = False
 
@@ -81,7 +87,8 @@ class AudioEngine:
         try:
             for plan in self._plans:
                 capture = self._capturer(plan.spec, self._emit, self._clock)
-                runners.append(SourceRunner(plan, capture, self._emit, self._clock))
+                insert = self._inserts.at(plan.name)
+                runners.append(SourceRunner(plan, capture, self._emit, self._clock, insert))
         except BaseException:
             for runner in runners:
                 runner.stop()
@@ -146,7 +153,9 @@ class AudioEngine:
 class SourceRunner:
     """One source: its capture, its ring, its meters and the thread between them."""
 
-    def __init__(self, plan: SourcePlan, capture: Capture, emit: Emit, clock: CaptureClock) -> None:
+    def __init__(
+        self, plan: SourcePlan, capture: Capture, emit: Emit, clock: CaptureClock, insert: InsertPoint
+    ) -> None:
         """Open ``capture``; raises what opening raises, with nothing left open."""
         self.name = plan.name
         self._capture = capture
@@ -155,7 +164,9 @@ class SourceRunner:
         try:
             opened: StreamFormat = capture.open()
             self._map, self._layout = plan.layout(opened)
-            self._pipeline = SourcePipeline(plan.name, opened, self._map, self._layout, plan.conditions)
+            self._pipeline = SourcePipeline(
+                plan.name, opened, self._map, self._layout, plan.conditions, insert
+            )
             ring = Ring(
                 int(LIMITS.audio_ring_seconds * opened.rate),
                 opened.channels,

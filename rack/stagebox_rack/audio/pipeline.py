@@ -1,4 +1,5 @@
-"""What happens to one source's blocks on the way to its meters, in order: continuity, channel map, sanity, levels.
+"""What happens to one source's blocks on the way to its meters, in order: continuity, channel map, sanity, insert,
+levels.
 
 A state machine without threads, clocks or I/O: blocks in, items out. Rules: a discontinuity is an event with the exact
 sample index and length of what is missing, it ends the meter frame before it (short) and starts filters afresh; NaN and
@@ -18,14 +19,14 @@ from stagebox.records.meter import Condition
 from stagebox_rack.audio.capture import StreamFormat
 from stagebox_rack.audio.channel_map import ChannelMap
 from stagebox_rack.audio.framing import Frame, FrameAssembler
+from stagebox_rack.audio.insert import InsertPoint
 from stagebox_rack.audio.measurement import AudioItem, EventValue, MeterMeasurement, SourceEvent
 from stagebox_rack.audio.ring import Block, BlockFlag
+from stagebox_rack.audio.sanity import replace_bad
 from stagebox_rack.limits import LIMITS
 from stagebox_rack.metering.conditions import ConditionChange, Conditions, ConditionSettings
 from stagebox_rack.metering.layout import MeterLayout
 from stagebox_rack.metering.meter import Meter
-
-Float32 = npt.NDArray[np.float32]
 
 _CAUSES = (
     (BlockFlag.OVERRUN, "overrun"),
@@ -33,6 +34,7 @@ _CAUSES = (
     (BlockFlag.OVERFLOW, "device_overflow"),
     (BlockFlag.LATE, "late"),
 )
+_NS = 1_000_000_000
 _CONTINUOUS = BlockFlag.NONE | BlockFlag.CLOCK_STEP
 
 
@@ -57,14 +59,19 @@ class SourcePipeline:
         mapped: ChannelMap,
         layout: MeterLayout,
         conditions: ConditionSettings,
+        insert: InsertPoint | None = None,
     ) -> None:
-        """Prepare for ``source``, whose blocks ``mapped`` turns into the channels that ``layout`` measures."""
+        """Prepare for ``source``, whose blocks ``mapped`` turns into the channels that ``layout`` measures.
+
+        What sits at ``insert`` changes what is measured.
+        """
         self.counters = PipelineCounters()
         self._source = source
         self._map = mapped
         self._layout = layout
         self._meter = Meter(layout)
         self._conditions = Conditions(layout, conditions)
+        self._insert = insert or InsertPoint()
         self._frames = FrameAssembler(self._meter.next_frame_size, opened.channels, layout.rate, opened.dtype)
         self._may_be_nonfinite = opened.dtype.kind == "f"
         self._next: int | None = None
@@ -123,8 +130,10 @@ class SourcePipeline:
         samples = self._map.apply(frame.samples)
         bad: npt.NDArray[np.bool_] | None = None
         if self._may_be_nonfinite:
-            bad = self._replace_bad(samples)
+            bad = replace_bad(samples)
             yield from self._report_bad(bad, frame)
+        begin_ns = frame.end_ns - len(samples) * _NS // self._layout.rate
+        samples = self._insert.process(samples, start=frame.index, time_ns=begin_ns)
         levels = self._meter.measure(samples)
         flags, changes = self._conditions.observe(self._meter.rows, levels, frame.index)
         if bad is not None:
@@ -149,16 +158,6 @@ class SourcePipeline:
             detail["value"] = round(change.value, 2)
         name = f"{change.name}.recovered" if change.recovered else change.name
         return SourceEvent(self._source, name, change.start, frame.end_ns, detail)
-
-    @staticmethod
-    def _replace_bad(samples: Float32) -> npt.NDArray[np.bool_] | None:
-        """Replace what is no sample (NaN, infinite, 100 dB above full scale) by 0; return where, if anywhere."""
-        # A NaN is neither above nor below anything, so both ends are asked for what is good.
-        if samples.max() < LIMITS.sample_limit and samples.min() > -LIMITS.sample_limit:
-            return None
-        bad = ~(np.abs(samples) < LIMITS.sample_limit)
-        samples[bad] = 0.0
-        return bad
 
     def _report_bad(self, bad: npt.NDArray[np.bool_] | None, frame: Frame) -> Iterator[AudioItem]:
         if bad is None:

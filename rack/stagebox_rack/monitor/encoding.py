@@ -13,6 +13,7 @@ import structlog
 
 from stagebox.errors import StageboxError
 from stagebox_rack.audio.engine import Tap
+from stagebox_rack.audio.insert import InsertPoint
 from stagebox_rack.audio.measurement import OpusPacket
 from stagebox_rack.audio.ring import Block, BlockFlag
 from stagebox_rack.limits import LIMITS
@@ -39,9 +40,14 @@ class BusEncoding:
     """Encodes ``plan`` from ``tap`` and gives each packet to ``emit``, from the thread ``monitor-<bus>``."""
 
     def __init__(
-        self, plan: BusPlan, tap: Tap, emit: Callable[[OpusPacket], None], counters: EncodingCounters
+        self,
+        plan: BusPlan,
+        tap: Tap,
+        emit: Callable[[OpusPacket], None],
+        counters: EncodingCounters,
+        insert: InsertPoint | None = None,
     ) -> None:
-        """Prepare; nothing runs yet.
+        """Prepare; nothing runs yet. What sits at ``insert`` is between the mix and the encoder.
 
         Raises:
             ConfigError: the bus names channels that are not there.
@@ -51,6 +57,7 @@ class BusEncoding:
         self._tap = tap
         self._emit = emit
         self._counters = counters
+        self._insert = insert or InsertPoint()
         self._mixdown = Mixdown(tap.map, plan.mix(tap.map))
         self._encoder = OpusEncoder(tap.format.rate, self._mixdown.channels, plan.bit_rate)
         self._next: int | None = None
@@ -103,6 +110,9 @@ class BusEncoding:
         self._next = block.index + len(block.samples)
         before = self._mixdown.clipped, self._mixdown.nonfinite
         mixed = self._mixdown.process(block.samples)
+        changed = self._insert.process(mixed, start=block.index, time_ns=block.time_ns)
+        if changed is not mixed:
+            mixed = self._mixdown.limit(changed)
         counters.clipped += self._mixdown.clipped - before[0]
         counters.nonfinite += self._mixdown.nonfinite - before[1]
         for packet in self._encoder.push(mixed, block.index, block.time_ns):

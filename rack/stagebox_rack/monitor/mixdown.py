@@ -32,7 +32,10 @@ class Mixdown:
             if not finite.all():
                 self.nonfinite += int(finite.size - np.count_nonzero(finite))
                 samples[~finite] = 0.0
-        mixed = samples @ self._mix
+        return self.limit(samples @ self._mix)
+
+    def limit(self, mixed: Float32) -> Float32:
+        """Return float32[frames, 1 or 2] limited to ±1.0, in place; what exceeded it is counted."""
         over = np.abs(mixed) > 1.0
         if over.any():
             self.clipped += int(np.count_nonzero(over))

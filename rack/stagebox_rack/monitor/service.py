@@ -13,6 +13,7 @@ from typing import Any
 
 from stagebox.errors import ConfigError, StageboxError
 from stagebox_rack.audio.engine import Tap
+from stagebox_rack.audio.insert import InsertPoints
 from stagebox_rack.audio.measurement import OpusPacket
 from stagebox_rack.limits import LIMITS
 from stagebox_rack.monitor.bus import BusPlan
@@ -23,7 +24,10 @@ Report = Callable[[str, dict[str, Any]], None]
 
 
 class MonitorService:
-    """Serves ``plans`` from ``tap``, which gives a source's audio while it is captured; packets go to ``emit``."""
+    """Serves ``plans`` from ``tap``, which gives a source's audio while it is captured; packets go to ``emit``.
+
+    What sits at ``inserts``, by bus, is between the mix and the encoder.
+    """
 
     def __init__(
         self,
@@ -32,12 +36,14 @@ class MonitorService:
         tap: Callable[[str], Tap],
         emit: Callable[[OpusPacket], None],
         event: Report,
+        inserts: InsertPoints | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plans = {plan.name: plan for plan in plans}
         self._tap = tap
         self._emit = emit
         self._event = event
+        self._inserts = inserts or InsertPoints()
         self._now = now
         self._leases = Leases()
         self._running: dict[str, BusEncoding] = {}
@@ -111,7 +117,12 @@ class MonitorService:
         for name in self._leases.live(self._now()) - self._running.keys():
             plan = self._plans[name]
             encoding = await asyncio.to_thread(
-                BusEncoding, plan, self._tap(plan.source), self._emit, self._counters[name]
+                BusEncoding,
+                plan,
+                self._tap(plan.source),
+                self._emit,
+                self._counters[name],
+                self._inserts.at(name),
             )
             encoding.start()
             self._running[name] = encoding
