@@ -55,6 +55,10 @@ class Messages:
             "Denied": [["certificate", FINGERPRINT, T0], ["machine", "00000000000000ff", T0 - 2],
                        ["rack", "stage-right", T0 - 1]],
         }  # fmt: skip
+        self.revoked: Map = {
+            **self.deny_list, "Epoch": 4,
+            "Modules": [["module", "sha256:" + "0e" * 32, T0 + 1], ["vendor", "0d" * 16, T0 + 2]],
+        }  # fmt: skip
         self.no_bans: Map = {**self.deny_list, "Epoch": 0, "Time": 0, "Denied": []}
         self.trust: Map = {
             "Version": 1, "Cluster": "flux-prod", "Serial": 1, "Issued": T0, "Roots": [self.root],
@@ -107,7 +111,7 @@ def control_vectors() -> Map:
         ("answer", "synced", made.synced), ("command", "passport", made.command),
         ("command", "status", made.status), ("ack", "done", made.ack), ("ack", "refused", made.refusal),
         ("trust", "one root", made.trust), ("deny_list", "three bans", made.deny_list),
-        ("deny_list", "no ban", made.no_bans),
+        ("deny_list", "no ban", made.no_bans), ("deny_list", "a module and a vendor revoked", made.revoked),
         ("command", "unknown field is kept", {**made.status, "Colour": {"lamps": [1, 2]}}),
     ]  # fmt: skip
     return {
@@ -168,6 +172,13 @@ def refused(made: Messages) -> list[Map]:
         "machine id of 15 digits": {**made.deny_list, "Denied": [["machine", "0" * 15, 0]]},
         "fingerprint in capitals": {**made.deny_list, "Denied": [["certificate", FINGERPRINT.upper(), 0]]},
         "since before 1970": {**made.deny_list, "Denied": [["rack", "stage-right", -1]]},
+        "module among the racks": {**made.deny_list, "Denied": [["module", FINGERPRINT, 0]]},
+        "vendor among the racks": {**made.deny_list, "Denied": [["vendor", "0d" * 16, 0]]},
+        "rack among the modules": {**made.deny_list, "Modules": [["rack", "stage-right", 0]]},
+        "unknown kind among the modules": {**made.deny_list, "Modules": [["chain", FINGERPRINT, 0]]},
+        "key id of 31 digits": {**made.deny_list, "Modules": [["vendor", "0" * 31, 0]]},
+        "modules there and empty": {**made.deny_list, "Modules": []},
+        "modules are a map": {**made.deny_list, "Modules": {}},
     }
     tables = [
         ("DecodeError", kind, reason, envelope(kind, cbor(fields), signer(kind)))

@@ -16,6 +16,7 @@ from blake3 import blake3
 
 from vectors.audit_vectors import audit_vectors
 from vectors.control_vectors import control_vectors
+from vectors.module_vectors import module_vectors
 from vectors.plain import (
     BOOT,
     CLUSTER,
@@ -227,6 +228,25 @@ def live_records() -> list[tuple[str, str, Map]]:
     ]
 
 
+def module_records() -> list[tuple[str, str, Map]]:
+    """Two records of modules, as :func:`live_records`: of one at a source, and of one that hears records."""
+    common = {"v": 1, "seq": 1, "boot": BOOT, "t": T0 + 2 * 10**9}
+    base = "rack.stage-left.module"
+    spl = {
+        "module": "spl-logger",
+        "version": "1.2.0",
+        "insert": "spl-main",
+        "source": "main",
+        "start": 96_000,
+    }
+    noise = {"module": "noise", "version": "0.3.0-rc.1", "insert": "noise", "source": "", "start": 0}
+    classes = {"class": "impulse", "bands": [0.5, 0.25, 0.0], "frame": {"seq": 7}}
+    return [
+        ("module", f"{base}.spl-logger.leq", {**common, **spl, "data": {"laeq": -23.5, "seconds": 1}}),
+        ("module", f"{base}.noise.events", {**common, **noise, "data": classes, "later-field": "kept"}),
+    ]
+
+
 def earlier_meter() -> Map:
     """A meter frame of version 1, which racks of the first release made."""
     return {
@@ -238,8 +258,8 @@ def earlier_meter() -> Map:
 
 def record_vectors() -> Map:
     """Live records with their digests, and records that must not decode."""
-    records = live_records()
-    meter, audio, event = records[0][2], records[2][2], records[4][2]
+    records = [*live_records(), *module_records()]
+    meter, audio, event, module = (records[number][2] for number in (0, 2, 4, 6))
     data = cbor(meter)
     refused = {
         "meter": {
@@ -275,6 +295,15 @@ def record_vectors() -> Map:
             "257 channels": cbor({**audio, "ch": 257}),
         },
         "event": {"detail is a list": cbor({**event, "detail": []})},
+        "module": {
+            "version 2": cbor({**module, "v": 2}),
+            "data is a number": cbor({**module, "data": 1}),
+            "a key of data is a number": cbor({**module, "data": 0}).replace(
+                cbor("data") + b"\0", cbor("data") + b"\xa1\x01\x02"
+            ),
+            "no insert": cbor(without(module, "insert")),
+            "negative start": cbor({**module, "start": -1}),
+        },
     }
     return {
         "valid": [
@@ -295,7 +324,7 @@ def record_vectors() -> Map:
 
 
 def checkpoint_vectors() -> Map:
-    """Two checkpoints that prove the live records, and checkpoints that must not be believed."""
+    """Three checkpoints that prove the live records, and checkpoints that must not be believed."""
     root, other = Ca(1000), Ca(2000)
     uri = "spiffe://flux-prod/tenant/default/rack/stage-left"
     records = [(subject, cbor(fields)) for _, subject, fields in live_records()]
@@ -310,6 +339,12 @@ def checkpoint_vectors() -> Map:
     }  # fmt: skip
     two: Map = {**one, "Seq": 2, "From": T0 + 10**9, "To": T0 + 2 * 10**9, "Streams": streams}
     two["Prev"] = blake3(cbor(one)).digest()
+    said = {
+        subject: {"First": 1, "Digests": digest(subject, cbor(fields))}
+        for _, subject, fields in module_records()
+    }
+    three: Map = {**one, "Seq": 3, "From": T0 + 2 * 10**9, "To": T0 + 3 * 10**9, "Streams": said}
+    three["Prev"] = blake3(cbor(two)).digest()
     good = envelope("checkpoint", cbor(one), RACK)
     foreign = {"rack.stage-right.status": streams["rack.stage-left.status"]}
     ragged = {"rack.stage-left.status": {"First": 1, "Digests": bytes(31)}}
@@ -347,7 +382,7 @@ def checkpoint_vectors() -> Map:
         "valid": [
             {"fields": table, "payload": cbor(table), "payload_hash": blake3(cbor(table)).digest(),
              "checkpoint": envelope("checkpoint", cbor(table), RACK)}
-            for table in (one, two)
+            for table in (one, two, three)
         ],
         "refused": [{"reason": reason, "checkpoint": data} for reason, data in refused.items()],
         "refused_after_the_first": [
@@ -363,6 +398,7 @@ VECTORS = {
     "control": control_vectors,
     "envelope": envelope_vectors,
     "identity": identity_vectors,
+    "module-signature": module_vectors,
     "passport": passport_vectors,
     "records": record_vectors,
 }
