@@ -42,7 +42,7 @@ _LS = """
 stagebox lake ls --dir cluster/mixer --rack stage-left --from 2026-11-01
 """
 _QUERY = """
-Each kind of record is a table: meter, event, alert, status, ack, checkpoint, seal. Levels are in dB.
+Each kind of record is a table: meter, event, alert, status, module, ack, checkpoint, seal. Levels are in dB.
 
 [bold]Examples[/bold]
 

@@ -1,7 +1,8 @@
 """Collects the digests of live records into checkpoints. Pure: time and key come in, signed bytes go out.
 
 Every record made is listed, also one the bus could not take, so the journal's copy is proved too. Sequences of
-one subject are consecutive within a boot; a full checkpoint is cut early rather than growing without bound.
+one subject are consecutive within a boot; a full checkpoint (of digests, or of subjects) is cut early rather than
+growing without bound.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from nacl.signing import SigningKey
 
 from stagebox import envelope
+from stagebox.limits import LIMITS
 from stagebox.records.checkpoint import FIRST_PREVIOUS, Checkpoint, StreamDigests, payload_hash
 from stagebox.records.digest import record_digest
 
@@ -35,7 +37,7 @@ class CheckpointBuilder:
     @property
     def full(self) -> bool:
         """Whether the open checkpoint must be signed before more is added."""
-        return self._count >= self._max_digests
+        return self._count >= self._max_digests or len(self._open) >= LIMITS.max_streams_per_checkpoint
 
     def rebind(self, *, chain: Sequence[bytes], key: SigningKey) -> None:
         """Sign with another certificate, and key, from the next checkpoint on; the chain of checkpoints goes on."""

@@ -1,24 +1,26 @@
 """Makes records of what the rack measured and did, and sends each where it belongs.
 
 Live: on the bus at once; what the bus cannot take is counted and gone, but for alerts and acks, which are said first
-when it is back. Durable: in the journal. Meter frames,
-status, events, alerts, acks and checkpoints go both ways; audio packets are live only. Every live record without a
-signature of its own is listed in the next checkpoint. Runs on the event loop; nothing here waits.
+when it is back. Durable: in the journal. Meter frames, status, events, alerts, module records, acks and checkpoints go
+both ways; audio packets are live only. Every live record without a signature of its own is listed in the next
+checkpoint. Runs on the event loop; nothing here waits.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import structlog
 
-from stagebox import subjects
-from stagebox.errors import StageboxError
+from stagebox import cbor, subjects
+from stagebox.errors import InputError, StageboxError
+from stagebox.limits import LIMITS as SHARED
 from stagebox.records.audio import AudioPacket
 from stagebox.records.event import Event
+from stagebox.records.module import ModuleRecord
 from stagebox.records.status import Status
 from stagebox.subjects import Kind
 from stagebox_rack.audio.measurement import AudioItem, MeterMeasurement, OpusPacket, SourceEvent
@@ -74,12 +76,15 @@ class Publisher:
         self._checkpoints = checkpoints
         self._now_ns = now_ns
         self._sequences: Counter[str] = Counter()
+        self._module_outputs: dict[str, set[str]] = {}
         self.published: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.not_journalled = 0
         self._late = Late(LIMITS.late_bytes)
         self._last_append: asyncio.Future[int] | None = None
         self.limited = False
+        self.observe: Callable[[Kind, str, bytes], None] | None = None
+        """Is given every record made, with its kind and subject; it must not wait."""
 
     async def journalled(self) -> None:
         """Return when everything appended so far is durable, or was refused."""
@@ -104,6 +109,44 @@ class Publisher:
     def alert(self, name: str, detail: dict[str, Any], *, journalled: bool = True) -> None:
         """Publish something that needs attention; ``journalled`` False when the journal itself is the trouble."""
         self._happened(subjects.alert(self._rack), Kind.ALERT, name, detail, None, journalled=journalled)
+
+    def module_record(
+        self,
+        *,
+        module: str,
+        version: str,
+        out: str,
+        insert: str,
+        data: Mapping[str, Any],
+        source: str = "",
+        start: int = 0,
+        time_ns: int | None = None,
+    ) -> None:
+        """Publish what a module said on its output ``out``; see :class:`ModuleRecord` for the rest.
+
+        A third party chooses ``out`` and ``data``, a host process tells ``start`` and ``time_ns``: what no subscriber
+        could read is refused, and takes no number.
+
+        Raises:
+            InputError: an illegal name, more outputs than ``LIMITS.module_outputs``, or what no record can hold.
+        """
+        subject = subjects.module(self._rack, module, out)
+        outputs = self._module_outputs.setdefault(module, set())
+        if out not in outputs and len(outputs) >= LIMITS.module_outputs:
+            raise InputError(
+                f"output {out!r} is one more than the {LIMITS.module_outputs} that module {module!r} may have",
+                remedy="say in the data what the names of the outputs say",
+            )
+        moment = self._now_ns() if time_ns is None else time_ns
+        if not (0 <= moment < 1 << 63 and 0 <= start < 1 << 64):
+            raise InputError(f"a record of module {module!r} has a time or a start out of range")
+        seq = self._sequences[subject] + 1
+        record = ModuleRecord(
+            seq, self._boot, moment, module, version, insert, source, start, dict(data)
+        ).encode()
+        cbor.decode(record, max_bytes=SHARED.max_record_bytes)
+        outputs.add(out)
+        self._send(Kind.MODULE, subject, self._next(subject), record, moment)
 
     def status(self, state: str, body: dict[str, Any]) -> None:
         """Publish a heartbeat."""
@@ -186,6 +229,8 @@ class Publisher:
         urgent: bool = False,
     ) -> bool:
         self._checkpoints.add(subject, seq, data, time_ns)
+        if self.observe is not None:
+            self.observe(kind, subject, data)
         sent = self._live(kind, subject, data)
         if journalled:
             self._append(kind, time_ns, subject, data, urgent=urgent)

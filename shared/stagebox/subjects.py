@@ -6,7 +6,9 @@ The table of subjects is docs/reference/subjects.md; this module is its only cod
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from stagebox.errors import InputError
 from stagebox.identity import check_name
@@ -24,36 +26,56 @@ class Kind(enum.StrEnum):
     CHECKPOINT = "checkpoint"
     WAL = "wal"
     REQUEST = "req"
+    MODULE = "module"
 
 
-_WITH_LEAF = frozenset({Kind.METER, Kind.AUDIO, Kind.REQUEST})
+class UnknownKindError(InputError):
+    """A well-formed subject of a rack, of a kind that this software does not know: a later release's."""
+
+
+# How many tokens follow the kind, and what they name.
+_LEAVES: Final[Mapping[Kind, tuple[str, ...]]] = {
+    Kind.METER: ("source",),
+    Kind.AUDIO: ("bus",),
+    Kind.REQUEST: ("verb",),
+    Kind.MODULE: ("module", "output"),
+}
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A parsed ``rack.<rack>.<kind>[.<leaf>]``."""
+    """A parsed ``rack.<rack>.<kind>[.<leaf>[.<out>]]``; ``out`` is which output of the module ``leaf``."""
 
     rack: str
     kind: Kind
     leaf: str | None = None
+    out: str | None = None
 
     def __str__(self) -> str:
-        suffix = f".{self.leaf}" if self.leaf is not None else ""
-        return f"rack.{self.rack}.{self.kind.value}{suffix}"
+        return of_rack(self.rack, self.kind, self.leaf, self.out)
 
 
-def of_rack(rack: str, kind: Kind, leaf: str | None = None) -> str:
-    """Return the subject ``rack.<rack>.<kind>[.<leaf>]``.
+def of_rack(rack: str, kind: Kind, leaf: str | None = None, out: str | None = None) -> str:
+    """Return the subject ``rack.<rack>.<kind>[.<leaf>[.<out>]]``.
 
     Raises:
         InputError: an illegal name, or a leaf where none belongs.
     """
+    leaves = [token for token in (leaf, out) if token is not None]
+    if leaf is None and out is not None:
+        raise InputError(f"a subject names the output {out!r}, but no module")
+    _check(rack, kind, leaves)
+    return ".".join(("rack", rack, kind.value, *leaves))
+
+
+def _check(rack: str, kind: Kind, leaves: Sequence[str]) -> None:
     check_name("rack", rack)
-    if (leaf is not None) != (kind in _WITH_LEAF):
-        raise InputError(f"subject kind {kind.value!r} {'needs' if leaf is None else 'takes no'} leaf")
-    if leaf is not None:
-        check_name("source, bus or verb", leaf)
-    return str(Subject(rack, kind, leaf))
+    wanted = _LEAVES.get(kind, ())
+    if len(leaves) != len(wanted):
+        after = " and ".join(f"the name of its {what}" for what in wanted) or "nothing"
+        raise InputError(f"subject kind {kind.value!r} is followed by {after}")
+    for what, token in zip(wanted, leaves, strict=True):
+        check_name(what, token)
 
 
 def meter(rack: str, source: str) -> str:
@@ -101,6 +123,11 @@ def request(rack: str, verb: str) -> str:
     return of_rack(rack, Kind.REQUEST, verb)
 
 
+def module(rack: str, name: str, out: str) -> str:
+    """What the module ``name`` says on its output ``out``."""
+    return of_rack(rack, Kind.MODULE, name, out)
+
+
 def command(rack: str) -> str:
     """Signed commands to one rack."""
     return f"mixer.cmd.{check_name('rack', rack)}"
@@ -110,23 +137,27 @@ def parse(subject: str) -> Subject:
     """Parse a concrete rack subject.
 
     Raises:
+        UnknownKindError: a rack's subject of a kind of a later release.
         InputError: not a subject of the table.
     """
-    parts = subject.split(".")
-    if len(parts) not in (3, 4) or parts[0] != "rack":
+    first, *tokens = subject.split(".")
+    if first != "rack" or len(tokens) < 2:
         raise InputError(f"{subject!r} is not a rack subject")
+    rack, name, *leaves = tokens
     try:
-        kind = Kind(parts[2])
+        kind = Kind(name)
     except ValueError:
-        raise InputError(f"{subject!r} has an unknown kind {parts[2]!r}") from None
-    leaf = parts[3] if len(parts) == 4 else None
-    of_rack(parts[1], kind, leaf)
-    return Subject(parts[1], kind, leaf)
+        check_name("rack", rack)
+        check_name("subject kind", name)
+        raise UnknownKindError(f"{subject!r} has an unknown kind {name!r}") from None
+    _check(rack, kind, leaves)
+    return Subject(rack, kind, *leaves)
 
 
 ALL_REQUESTS = "rack.*.req.*"
 ALL_ACKS = "rack.*.ack"
 ALL_STATUSES = "rack.*.status"
+ALL_ALERTS = "rack.*.alert"
 ALL_COMMANDS = "mixer.cmd.*"
 TRUST = "mixer.trust"
 BEACON = "mixer.beacon"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from stagebox.bus import BusClient
+from support.module_records import module_record
 from support.natsd import Authority, NatsServer, free_port
 from support.signing import SigningRack
 
@@ -19,10 +21,12 @@ PERIOD_S = 0.02
 
 
 @contextlib.asynccontextmanager
-async def tail(server: str, identity: Path, *args: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def tail(
+    server: str, identity: Path, *args: str, pattern: str = "rack.*.meter.>"
+) -> AsyncIterator[asyncio.subprocess.Process]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STAGEBOX_")}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "stagebox.cli", "tail", "rack.*.meter.>"),
+        *(sys.executable, "-m", "stagebox.cli", "tail", pattern),
         *("--server", server, "--identity", str(identity), *args),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -82,6 +86,32 @@ async def test_proved_records_come_out_as_json_and_are_counted(
     assert [record["value"]["seq"] for record in records] == list(range(first, first + 5))
     assert records[0]["subject"] == "rack.stage-left.meter.main"
     assert ", bad 0, lost 0" in err
+
+
+async def test_what_modules_say_is_shown_proved_and_a_kind_of_a_later_release_is_counted(
+    server: NatsServer, identity: Path, authority: Authority, publisher: BusClient
+) -> None:
+    rack, said = SigningRack(authority), itertools.count(1)
+    subject, later = f"rack.{rack.name}.module.spl.leq", f"rack.{rack.name}.later.x"
+
+    def batch() -> None:
+        record = module_record(next(said), rack.boot).encode()
+        rack.note(subject, record)
+        publisher.publish(subject, record)
+        publisher.publish(later, b"\xff")
+        publisher.publish(rack.checkpoint_subject, rack.checkpoint())
+
+    args = ("--verify", "--json", "--count", "6")
+    async with publishing(publisher, batch), tail(server.wss, identity, *args, pattern="rack.>") as process:
+        code, out, err = await finished(process)
+    assert code == 0, err
+    shown = [json.loads(line) for line in out.splitlines()]
+    modules = [record for record in shown if record["kind"] == "module"]
+    assert {record["verification"] for record in shown} == {"verified"}
+    assert len(modules) >= 2
+    assert (modules[0]["subject"], modules[0]["leaf"], modules[0]["out"]) == (subject, "spl", "leq")
+    assert modules[0]["value"]["data"]["seconds"] == 1
+    assert "of kinds this version does not know" in err
 
 
 async def test_without_verify_every_line_says_unverified(

@@ -8,6 +8,9 @@ from typing import Any
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from stagebox.errors import InputError
+from stagebox.identity import check_name
+from stagebox_mixer.limits import LIMITS
 from stagebox_mixer.presence.roll import Presence, PresenceState
 from stagebox_mixer.registry.model import RackEntry
 
@@ -36,6 +39,46 @@ def presence_families(racks: Sequence[RackEntry], presence: Mapping[str, Presenc
             if value is not None:
                 family.add_metric((name,), value)
         yield family
+    yield from _module_families(known)
+
+
+def _module_families(known: Sequence[tuple[str, Presence]]) -> Iterator[Metric]:
+    counted = [
+        (name, _by_module(found.heartbeat.body if found.heartbeat is not None else {}))
+        for name, found in known
+    ]
+    for metric, text, field in _OF_MODULES:
+        family = GaugeMetricFamily(metric, text, labels=("rack", "module"))
+        for name, modules in counted:
+            for module, values in modules.items():
+                if field in values:
+                    family.add_metric((name, module), values[field])
+        yield family
+
+
+def _by_module(body: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the counts of each module, all its inserts together. A rack says what it likes: few names, legal ones."""
+    rows = body.get("modules")
+    found: dict[str, dict[str, float]] = {}
+    for row in rows if isinstance(rows, list) else ():
+        name = row.get("module") if isinstance(row, Mapping) else None
+        if not isinstance(name, str) or not _is_name(name):
+            continue
+        if name not in found and len(found) >= LIMITS.metric_modules_per_rack:
+            continue
+        counts = found.setdefault(name, {})
+        for _, _, field in _OF_MODULES:
+            if (value := _number(row.get(field))) is not None:
+                counts[field] = counts.get(field, 0.0) + value
+    return found
+
+
+def _is_name(text: str) -> bool:
+    try:
+        check_name("module", text)
+    except InputError:
+        return False
+    return True
 
 
 def _at(*path: str) -> Callable[[Mapping[str, Any]], float | None]:
@@ -61,9 +104,13 @@ def _sum_of_sources(*names: str) -> Callable[[Mapping[str, Any]], float | None]:
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # CBOR has integers of any size
+        return None
+    return number if math.isfinite(number) else None
 
 
 _FROM_HEARTBEAT = (
@@ -81,4 +128,13 @@ _FROM_HEARTBEAT = (
         _sum_of_sources("xruns"),
     ),
     ("stagebox_rack_gap_frames", "Samples missing since the rack captures.", _sum_of_sources("gap_frames")),
+)
+_OF_MODULES = (
+    ("stagebox_rack_module_faults", "Faults of a module on the rack, all its inserts.", "faults"),
+    (
+        "stagebox_rack_module_over_budget",
+        "Blocks for which a module needed more than its limits.",
+        "over_budget",
+    ),
+    ("stagebox_rack_module_bypassed", "Blocks that passed by a module.", "bypassed"),
 )

@@ -23,9 +23,11 @@ from stagebox.records.checkpoint import Checkpoint
 from stagebox.records.digest import record_digest
 from stagebox.records.walbatch import WalBatch, WalRecord, payload_digest
 from stagebox.subjects import Kind
-from stagebox_mixer.lake.state import ChainHead
+from stagebox_mixer.lake.state import ARRIVALS, BATCHES, ChainHead
 
 _CHECKPOINT: Final = Kind.CHECKPOINT.value
+_LAST_NS: Final = (1 << 63) - 1
+_TABLES: Final = frozenset({ARRIVALS, BATCHES})
 
 
 class BatchRejected(VerificationError):
@@ -71,6 +73,9 @@ def open_batch(data: bytes, *, rack: str, keys: Sequence[bytes]) -> VerifiedBatc
         raise BatchRejected("signature", error.message) from None
     if batch.rack != rack:
         raise BatchRejected("other_rack", f"a batch of rack {batch.rack!r} on the subject of {rack!r}")
+    if any(record.time_ns > _LAST_NS or record.kind in _TABLES for record in batch.records):
+        # No rack's journal takes such a record, and the lake has no place for it.
+        raise BatchRejected("malformed", "a record's time or kind is none that the lake can hold")
     return VerifiedBatch(batch, payload, signature, key)
 
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from stagebox.columns.meter import MeterColumns
 from stagebox.errors import InputError
+from stagebox.subjects import Kind
 from stagebox_mixer.lake.reading import LakeReader, Span
 
 _HUNDREDTHS: Final = tuple(
@@ -59,13 +60,18 @@ def all_of(kind: str) -> str:
 
 
 def _view(kind: str) -> str:
-    """Return the SELECT of a kind's view: times as timestamps; meter levels as dB, correlation as −1…1."""
-    replaced = ["make_timestamp_ns(time_ns) AS time"]
+    """Return the SELECT of a kind's view: times as timestamps; meter levels as dB, correlation as −1…1.
+
+    Which output a module record is of is the last token of its subject.
+    """
+    added = ["make_timestamp_ns(time_ns) AS time"]
     levels = ""
     if kind == "meter":
         parts = ", ".join(f"list_transform({name}, lambda x: x / 100.0) AS {name}" for name in _HUNDREDTHS)
         levels = f" REPLACE ({parts})"
-    return f'SELECT *{levels}, {", ".join(replaced)} FROM "{_quoted(kind)} (stored)"'  # noqa: S608 - quoted
+    if kind == Kind.MODULE:
+        added.append("split_part(subject, '.', 5) AS out")
+    return f'SELECT *{levels}, {", ".join(added)} FROM "{_quoted(kind)} (stored)"'  # noqa: S608 - quoted
 
 
 def _quoted(name: str) -> str:

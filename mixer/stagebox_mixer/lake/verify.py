@@ -26,7 +26,7 @@ from stagebox_mixer.lake.state import BATCHES, LakeFile
 from stagebox_mixer.lake.tables import Partition
 
 Progress = Callable[[int, int], None]
-_LIVE = frozenset({Kind.METER, Kind.STATUS, Kind.EVENT, Kind.ALERT})
+_LIVE = frozenset({Kind.METER, Kind.STATUS, Kind.EVENT, Kind.ALERT, Kind.MODULE})
 
 
 @dataclass

@@ -20,6 +20,7 @@ class Importance(enum.IntEnum):
 
 _BY_KIND: Final[Mapping[str, Importance]] = {
     Kind.METER.value: Importance.MEASUREMENT,
+    Kind.MODULE.value: Importance.EVENT,  # what was concluded; the meters it may come from go first
     Kind.ALERT.value: Importance.ALERT,
     Kind.ACK.value: Importance.ALERT,
     seal.KIND: Importance.ALERT,

@@ -16,6 +16,7 @@ from stagebox.records.audio import AudioPacket
 from stagebox.records.checkpoint import Checkpoint
 from stagebox.records.event import Event
 from stagebox.records.meter import MeterFrame
+from stagebox.records.module import ModuleRecord
 from stagebox.records.status import Status
 from stagebox.records.walbatch import WalBatch
 
@@ -34,6 +35,7 @@ def as_json(record: Record) -> str:
         "rack": record.rack,
         "kind": record.kind.value,
         "leaf": record.leaf,
+        "out": record.out,
         "received_ns": record.received_ns,
         "verification": record.verification.value,
         "reason": record.reason or None,
@@ -68,6 +70,9 @@ def _describe(record: Record) -> str:
             return f"seq {status.seq}  {status.state}  {_compact(status.body)}"
         case Event() as event:
             return f"seq {event.seq}  {event.name}  {_compact(event.detail)}"
+        case ModuleRecord() as said:
+            where = f" of {said.source} at {said.start}" if said.source else ""
+            return f"seq {said.seq}  {said.insert} ({said.version}){where}  {_compact(said.data)}"
         case Checkpoint() as checkpoint:
             count = sum(len(stream.digests) for stream in checkpoint.streams.values())
             return f"seq {checkpoint.seq}  {count} records of {len(checkpoint.streams)} streams"

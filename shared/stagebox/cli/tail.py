@@ -107,6 +107,8 @@ def _summary(counters: Counters, verify: bool) -> str:
             f"unverifiable {counters.unverifiable}",
             f"bad {counters.bad + counters.bad_checkpoints}",
         ]
+    if counters.skipped:
+        parts.append(f"skipped {counters.skipped} of kinds this version does not know")
     if counters.overruns:
         parts.append(f"missed because the output was too slow {counters.overruns}")
     return ", ".join(parts)

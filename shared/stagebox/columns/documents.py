@@ -49,7 +49,10 @@ class DocumentColumns:
             return None
         if not isinstance(wire, Mapping) or not self._fits(wire):
             return None
-        body, plain = _as_json(wire[self._body_key])
+        found = as_json(wire[self._body_key])
+        if found is None:
+            return None
+        body, plain = found
         row = (wire["seq"], wire["boot"], wire["t"], wire[self._name_key], body)
         return row, plain and wire.keys() == self._keys and self._encode(*row) == data
 
@@ -68,13 +71,19 @@ class DocumentColumns:
         return cbor.encode({**head, self._name_key: name, self._body_key: json.loads(body)})
 
 
-def _as_json(value: Mapping[str, Any]) -> tuple[str, bool]:
-    """Return JSON text of a decoded map, and whether nothing in it was turned into text to get there."""
+def as_json(value: Mapping[str, Any]) -> tuple[str, bool] | None:
+    """Return JSON text of a decoded map, and whether nothing in it was turned into text to get there.
+
+    None if there is no such text: a key that is not text, or a value that contains itself. CBOR can say both.
+    """
     foreign: list[object] = []
 
     def as_text(other: object) -> str:
         foreign.append(other)
         return other.hex() if isinstance(other, bytes) else str(other)
 
-    text = json.dumps(value, default=as_text, ensure_ascii=False, separators=(",", ":"))
+    try:
+        text = json.dumps(value, default=as_text, ensure_ascii=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError):
+        return None
     return text, not foreign

@@ -15,18 +15,23 @@ import pyarrow as pa
 from stagebox.columns.documents import DocumentColumns
 from stagebox.columns.kind import KindColumns
 from stagebox.columns.meter import MeterColumns
+from stagebox.columns.module import ModuleColumns
 from stagebox.columns.signed import ACK, CHECKPOINT, SEAL, TOMBSTONE
 from stagebox.errors import DecodeError
 from stagebox.records.walbatch import WalRecord
 
 VERSION: Final = 2
-"""Version of the columns; 1 kept every record as bytes alone."""
+"""Version of the columns; 1 kept every record as bytes alone.
+
+It goes up when ``data`` may be null where a reader of before needs it: a kind that is added keeps its bytes.
+"""
 
 KINDS: Final[Mapping[str, KindColumns]] = {
     "meter": MeterColumns(),
     "event": DocumentColumns("event_seq", ("name", "event"), ("detail", "detail")),
     "alert": DocumentColumns("alert_seq", ("name", "event"), ("detail", "detail")),
     "status": DocumentColumns("status_seq", ("state", "state"), ("body", "body")),
+    "module": ModuleColumns(),
     "ack": ACK,
     "checkpoint": CHECKPOINT,
     "seal": SEAL,

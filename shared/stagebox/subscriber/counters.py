@@ -9,9 +9,10 @@ from dataclasses import dataclass, fields
 class Counters:
     """Counts of one stream, or the sum over all of a subscriber.
 
-    ``received`` = verified + pending + unverifiable + unverified + bad + duplicates + overruns. ``unverified`` were not
-    to be verified. ``lost`` are gaps in the sequence numbers between received records; ``checkpoint_gaps`` the same for
-    checkpoints. ``overruns`` were received but dropped because the consumer was too slow.
+    ``received`` = verified + pending + unverifiable + unverified + bad + duplicates + skipped + overruns. Those
+    ``unverified`` were not to be verified, those ``skipped`` are of kinds that this software does not know. ``lost``
+    are gaps in the sequence numbers between received records; ``checkpoint_gaps`` the same for checkpoints.
+    ``overruns`` were received but dropped because the consumer was too slow.
     """
 
     received: int = 0
@@ -21,6 +22,7 @@ class Counters:
     unverified: int = 0
     bad: int = 0
     duplicates: int = 0
+    skipped: int = 0
     overruns: int = 0
     lost: int = 0
     checkpoints: int = 0

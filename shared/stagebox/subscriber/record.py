@@ -14,11 +14,12 @@ from stagebox.records.audio import AudioPacket
 from stagebox.records.checkpoint import Checkpoint
 from stagebox.records.event import Event
 from stagebox.records.meter import MeterFrame
+from stagebox.records.module import ModuleRecord
 from stagebox.records.status import Status
 from stagebox.records.walbatch import WalBatch
 from stagebox.subjects import Kind
 
-Value = MeterFrame | AudioPacket | Status | Event | Checkpoint | WalBatch | Ack
+Value = MeterFrame | AudioPacket | Status | Event | ModuleRecord | Checkpoint | WalBatch | Ack
 
 
 class Verification(enum.StrEnum):
@@ -36,8 +37,9 @@ class Verification(enum.StrEnum):
 
 @dataclass(eq=False, slots=True)
 class Record:
-    """A record of a rack. ``value`` is its typed content, None for a kind this version does not know.
+    """A record of a rack. ``value`` is its typed content, None for a kind that has none here (a rack's requests).
 
+    ``leaf`` and ``out`` are what the subject names after the kind: a source, a bus; a module and its output.
     ``received_ns`` is this machine's clock in nanoseconds since the Unix epoch. ``verification`` changes at
     most once, from PENDING; ``reason`` says why it is not VERIFIED.
     """
@@ -51,12 +53,13 @@ class Record:
     value: Value | None
     verification: Verification = Verification.PENDING
     reason: str = ""
+    out: str | None = None
     _settled: asyncio.Event | None = field(default=None, repr=False)
 
     @property
     def position(self) -> tuple[bytes, int] | None:
         """The boot id and sequence number, for live records."""
-        if isinstance(self.value, MeterFrame | AudioPacket | Status | Event):
+        if isinstance(self.value, MeterFrame | AudioPacket | Status | Event | ModuleRecord):
             return self.value.boot, self.value.seq
         return None
 
@@ -96,6 +99,7 @@ _DECODERS: dict[Kind, Callable[[bytes], Value]] = {
     Kind.STATUS: Status.decode,
     Kind.EVENT: Event.decode,
     Kind.ALERT: Event.decode,
+    Kind.MODULE: ModuleRecord.decode,
     Kind.CHECKPOINT: _checkpoint,
     Kind.WAL: _wal_batch,
     Kind.ACK: _ack,
@@ -106,6 +110,7 @@ def parse_record(subject: str, payload: bytes, received_ns: int) -> Record:
     """Decode one message.
 
     Raises:
+        UnknownKindError: of a kind that this software does not know.
         InputError: not a rack's subject (DecodeError: or the payload does not follow its kind's format).
     """
     parsed = subjects.parse(subject)
@@ -113,4 +118,6 @@ def parse_record(subject: str, payload: bytes, received_ns: int) -> Record:
     value = decoder(payload) if decoder is not None else None
     if isinstance(value, Checkpoint | WalBatch | Ack) and value.rack != parsed.rack:
         raise DecodeError(f"{parsed.kind.value} of rack {value.rack!r} came on {subject!r}")
-    return Record(subject, parsed.rack, parsed.kind, parsed.leaf, payload, received_ns, value)
+    if isinstance(value, ModuleRecord) and value.module != parsed.leaf:
+        raise DecodeError(f"a record of module {value.module!r} came on {subject!r}")
+    return Record(subject, parsed.rack, parsed.kind, parsed.leaf, payload, received_ns, value, out=parsed.out)

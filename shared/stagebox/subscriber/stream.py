@@ -22,7 +22,7 @@ from stagebox.bus.message import BusMessage
 from stagebox.errors import DecodeError, InputError, StageboxError, VerificationError
 from stagebox.limits import LIMITS
 from stagebox.records.digest import record_digest
-from stagebox.subjects import Kind
+from stagebox.subjects import Kind, UnknownKindError
 from stagebox.subscriber.counters import Counters
 from stagebox.subscriber.limits import SubscriberLimits
 from stagebox.subscriber.patterns import matches
@@ -100,6 +100,9 @@ class RecordStream:
             return
         try:
             record = parse_record(message.subject, message.payload, time.time_ns())
+        except UnknownKindError as error:
+            self._skip(message.subject, error)
+            return
         except InputError as error:
             self._counters.bad += 1
             self._complain(message.subject, "malformed record", error)
@@ -113,6 +116,12 @@ class RecordStream:
             self._take_signed(record, self._proves_itself(record))
         else:
             self._take_live(record, self._verifier)
+
+    def _skip(self, subject: str, error: UnknownKindError) -> None:
+        """Pass over what a later release publishes: it is not this reader's, and nothing is wrong with it."""
+        self._counters.skipped += 1
+        if self._counters.skipped == 1:
+            _log.info("unknown_kind_skipped", subject=subject, pattern=self._pattern, detail=error.message)
 
     def _take_live(self, record: Record, verifier: Verifier[Record]) -> None:
         digest = record_digest(record.subject, record.payload)

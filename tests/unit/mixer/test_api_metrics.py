@@ -13,6 +13,7 @@ from stagebox.control.denylist import DenyList, denied
 from stagebox.passport import PassportStatus
 from stagebox_mixer.api.exposition import Snapshot, expires_unrenewed, families
 from stagebox_mixer.api.services import Counters
+from stagebox_mixer.limits import LIMITS
 from stagebox_mixer.presence.roll import Heartbeat, Presence, PresenceState
 from stagebox_mixer.registry.model import RackEntry
 
@@ -120,6 +121,11 @@ BODY = {
     "host": {"cpu_percent": 12.5, "temperature_c": 51, "disk_free": 1 << 30},
     "wal": {"lag_records": 7},
     "sources": [{"xruns": 2, "gap_frames": 4800}, {"xruns": 1, "gap_frames": 0}],
+    "modules": [
+        {"insert": "a", "module": "spl", "faults": 1, "over_budget": 2, "bypassed": 3},
+        {"insert": "b", "module": "spl", "faults": 10, "over_budget": 20, "bypassed": 30},
+        {"insert": "c", "module": "noise", "faults": 0},
+    ],
 }
 
 
@@ -152,6 +158,29 @@ def test_what_a_rack_says_of_itself_is_a_series_and_what_it_does_not_say_is_none
     assert not [
         name for name, labels in shown if name.startswith("stagebox_rack_presence") and "never" in labels
     ]
+
+
+def test_a_module_has_one_series_a_rack_for_all_its_inserts() -> None:
+    shown = values(dataclasses.replace(snapshot(rack("a")), presence={"a": heard(BODY)}))
+    assert shown["stagebox_rack_module_faults", ("a", "spl")] == 11
+    assert shown["stagebox_rack_module_over_budget", ("a", "spl")] == 22
+    assert shown["stagebox_rack_module_bypassed", ("a", "spl")] == 33
+    assert shown["stagebox_rack_module_faults", ("a", "noise")] == 0
+    assert ("stagebox_rack_module_bypassed", ("a", "noise")) not in shown
+
+
+def test_a_rack_that_makes_up_modules_gets_so_many_series_and_no_label_of_its_own_making() -> None:
+    made_up = [{"module": f"m-{number}", "faults": 1} for number in range(1000)]
+    odd: list[object] = [{"module": 'x"} 1\n', "faults": 1}, {"module": 7, "faults": 1}, "spl", {}]
+    odd += [{"module": "huge", "faults": 10**400}, {"module": "text", "faults": "1"}]
+    shown = values(
+        dataclasses.replace(
+            snapshot(rack("a"), rack("b"), rack("c")),
+            presence={"a": heard({"modules": odd + made_up}), "b": heard({"modules": 3}), "c": heard({})},
+        )
+    )
+    labels = [labels for name, labels in shown if name == "stagebox_rack_module_faults"]
+    assert labels == [("a", f"m-{number}") for number in range(LIMITS.metric_modules_per_rack - 2)]
 
 
 def test_the_alerts_ask_only_for_metrics_that_exist() -> None:

@@ -64,6 +64,20 @@ def test_garbage_is_malformed(data: bytes) -> None:
     assert code_of(data) == "malformed"
 
 
+@pytest.mark.parametrize(
+    ("kind", "time_ns"), [("event", 1 << 63), ("event", (1 << 64) - 1), ("arrivals", 1), ("_batches", 1)]
+)
+def test_a_record_that_the_lake_could_not_sort_is_refused_with_its_batch(kind: str, time_ns: int) -> None:
+    records = (WalRecord("event", 1, SUBJECT, b"fine"), WalRecord(kind, time_ns, SUBJECT, b"x"))
+    assert code_of(WalBatch(RACK, 1, FIRST_PREVIOUS, records).sign(KEY)) == "malformed"
+
+
+@given(st.text(max_size=8), st.integers(0, (1 << 63) - 1))
+def test_every_other_kind_and_time_of_a_record_is_taken(kind: str, time_ns: int) -> None:
+    batch = WalBatch(RACK, 1, FIRST_PREVIOUS, (WalRecord(kind, time_ns, SUBJECT, b"x"),))
+    assert verified(batch).batch == batch
+
+
 def test_a_signature_for_another_purpose_or_by_another_key_does_not_count() -> None:
     batch = Journal(RACK, KEY).batch(b"x")
     assert code_of(envelope.seal(envelope.DOMAIN_CHECKPOINT, batch.encode(), KEY)) == "signature"

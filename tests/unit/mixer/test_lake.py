@@ -20,11 +20,13 @@ from nacl.signing import SigningKey
 from pyarrow.parquet import encryption
 
 from stagebox import files
+from stagebox.columns import table
 from stagebox.errors import InputError, StorageError, VerificationError
 from stagebox.records.event import Event
 from stagebox.records.tombstone import Reason, Tombstone
 from stagebox.records.walbatch import WalBatch, WalRecord
 from stagebox_mixer.lake import keeping, query, storage
+from stagebox_mixer.lake.export import export
 from stagebox_mixer.lake.lake import Lake
 from stagebox_mixer.lake.merging import to_merge, to_retire, to_sort
 from stagebox_mixer.lake.migration import import_ledger
@@ -45,6 +47,7 @@ from stagebox_mixer.lake.verify import LakeDamageError, verify
 from stagebox_mixer.limits import LIMITS
 from support.frames import meter_frame
 from support.lake import commit, records_in
+from support.module_records import module_record
 from support.rackside import Journal
 
 KEY = bytes(range(32))
@@ -277,6 +280,72 @@ async def test_sql_sees_what_is_sorted_and_what_just_arrived(tmp_path: Path, jou
     assert query.run(connection, asked).read_all().to_pylist() == [{"n": 1 + 4 + 7 + 10 + 13}]
     one = query.connect(lake.reader(), Span(first=date_of(NOON + DAY)))
     assert query.run(one, "SELECT count(*) AS n FROM meter").read_all().to_pylist() == [{"n": 2}]
+    await lake.close()
+
+
+def said(number: int) -> WalRecord:
+    record = module_record(number, time_ns=NOON + number).encode()
+    return WalRecord("module", NOON + number, f"rack.{RACK}.module.spl.leq", record)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_what_modules_said_can_be_asked_for_exported_and_verified(
+    tmp_path: Path, journal: Journal
+) -> None:
+    lake = make_lake(tmp_path / "lake")
+    await lake.open()
+    for number in range(1, 5):
+        await lake.commit([commit(journal, said(number), *mixed(number))], position=Position(1, number))
+        if number % 2 == 0:
+            await lake.tidy()
+    connection = query.connect(lake.reader(), Span())
+    asked = """SELECT module, version, insert, source, start, out, (detail->>'laeq')::double AS laeq
+        FROM module WHERE module = 'spl' AND out = 'leq' ORDER BY time DESC LIMIT 1"""
+    assert query.run(connection, asked).read_all().to_pylist() == [
+        {
+            "module": "spl", "version": "1.2.0", "insert": "spl-main", "source": "main", "start": 4 * 48_000,
+            "out": "leq", "laeq": -24.5,
+        }
+    ]  # fmt: skip
+    for fmt in ("parquet", "csv", "jsonl", "arrow"):
+        out = tmp_path / f"modules.{fmt}"
+        assert export(query.run(connection, query.all_of("module")), out, fmt) == 4
+    rows = [json.loads(line) for line in (tmp_path / "modules.jsonl").read_text().splitlines()]
+    assert [row["data"] for row in rows] == [said(number).data.hex() for number in range(1, 5)]
+    report = verify(lake.reader(), Span())
+    assert (report.records, report.unproved) == (16, 12), "all but those of an unknown kind are live records"
+    await lake.close()
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_module_records_sorted_and_merged_by_software_that_does_not_know_them_are_all_there(
+    tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = make_lake(tmp_path)
+    await lake.open()
+
+    async def fill(*numbers: int) -> None:
+        for number in numbers:
+            await lake.commit([commit(journal, said(number))], position=Position(1, number))
+        await lake.tidy()
+
+    await fill(1)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(
+            table, "KINDS", {name: kind for name, kind in table.KINDS.items() if name != "module"}
+        )
+        await fill(2)
+        await fill(3)
+        assert [data for _, _, data in records_in(lake.reader(), RACK)] == [said(n).data for n in (1, 2, 3)]
+    await fill(4)
+    (file,) = lake.state().of_kind("module")
+    assert file.rows == 4, "merged"
+    assert [data for _, _, data in records_in(lake.reader(), RACK)] == [said(n).data for n in range(1, 5)]
+    assert verify(lake.reader(), Span()).records == 4
+    rows = query.run(query.connect(lake.reader(), Span()), "SELECT module_seq, out FROM module ORDER BY seq")
+    found = rows.read_all().to_pylist()
+    assert [row["out"] for row in found] == ["leq"] * 4
+    assert [row["module_seq"] for row in found] == [None, None, None, 4], "columns are not made up afterwards"
     await lake.close()
 
 

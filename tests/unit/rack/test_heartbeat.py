@@ -3,8 +3,9 @@ from __future__ import annotations
 import dataclasses
 import platform
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -63,21 +64,43 @@ class FakeBus:
         return FACTS
 
 
-def body(*, connected: bool = True) -> dict[str, Any]:
-    publisher = SimpleNamespace(published={"rack.r.status": 1}, dropped={}, not_journalled=2)
+MODULE = {
+    "insert": "spl-main",
+    "module": "spl",
+    "version": "1.2.0",
+    "digest": "ab" * 32,
+    "point": "tap",
+    "source": "main",
+    "state": "running",
+    "code": "",
+    "faults": 0,
+    "over_budget": 1,
+    "bypassed": 2,
+}
+
+
+def body(
+    *,
+    connected: bool = True,
+    modules: Sequence[Mapping[str, Any]] = (MODULE,),
+    published: Mapping[str, int] = MappingProxyType({"rack.r.status": 1}),
+    host: Mapping[str, Any] = MappingProxyType(HOST),
+) -> dict[str, Any]:
+    publisher = SimpleNamespace(published=published, dropped={}, not_journalled=2)
     identity = SimpleNamespace(chain=(LEAF,), passport=SimpleNamespace(serial=4, secret="hunter22"))
     return status_body(
         uptime_s=1.23456,
         identity=cast(RackIdentity, identity),
         sources=[SOURCE],
         buses=BUSES,
-        host=HOST,
+        host=host,
         publisher=cast(Publisher, publisher),
         handover_dropped=3,
         wal=counted(WalStats),
         shipper_phase="shipping",
         bus=cast(BusClient, FakeBus(connected)),
         renewal=RENEWAL,
+        modules=modules,
     )
 
 
@@ -100,6 +123,25 @@ def test_a_heartbeat_says_what_the_rack_counted() -> None:
     assert found["certificate_not_after"] == int((NOW + 3 * DAY).timestamp())
     assert found["passport_serial"] == 4
     assert found["renewal"] == RENEWAL
+    assert (found["modules"], found["modules_omitted"]) == ([MODULE], 0)
+
+
+def test_live_messages_of_modules_are_counted_together_whatever_they_call_their_outputs() -> None:
+    published = {"rack.r.status": 1, "rack.r.module.spl.leq": 5, "rack.r.module.noise.events": 2}
+    assert body(published=published)["published"] == {"rack.r.status": 1, "rack.r.module.>": 7}
+
+
+def test_of_more_modules_than_fit_those_that_do_not_run_are_told_before_those_that_do() -> None:
+    names = ("insert", "module", "version", "source")
+    rows = [{**MODULE, **dict.fromkeys(names, f"{n:063d}")} for n in range(256)]
+    stopped = [{**rows[number], "state": "stopped", "code": "three_strikes"} for number in (40, 250)]
+    rows[40], rows[250] = stopped
+    found = body(modules=rows)
+    assert found["modules_omitted"] == 256 - len(found["modules"]) > 0
+    assert [row for row in found["modules"] if row["state"] == "stopped"] == stopped
+    assert found["modules"] == [row for row in rows if row in found["modules"]], "in the order of the sheet"
+    size = sum(len(cbor.encode(row)) for row in found["modules"])
+    assert LIMITS.heartbeat_modules_bytes / 2 < size <= LIMITS.heartbeat_modules_bytes
 
 
 def test_a_disconnected_rack_says_nothing_of_a_transport() -> None:
@@ -128,8 +170,17 @@ def test_the_fullest_rack_there_can_be_fits_a_record() -> None:
         programmes=tuple(f"programme-{n:02d}" for n in range(16)),
         pairs=tuple((n, n + 1) for n in range(0, 64, 2)),
     )
-    full = {**body(), "sources": [_source(source)] * LIMITS.audio_sources}
+    modules = [{**MODULE, "module": f"a-module-with-a-long-name-{n}"} for n in range(256)]
+    full = {**body(modules=modules), "sources": [_source(source)] * LIMITS.audio_sources}
     assert len(Status(1 << 40, bytes(16), 1 << 62, "running", full).encode()) < 64 << 10
+
+
+def test_modules_never_make_a_heartbeat_too_large_to_be_read() -> None:
+    for size in range(40 << 10, 62 << 10, 1 << 10):
+        found = body(modules=[MODULE] * 256, host={"versions": {"os": "x" * size}})
+        assert len(found["modules"]) + found["modules_omitted"] == 256
+        Status.decode(Status(1, bytes(16), 1, "running", found).encode())
+    assert body(modules=[MODULE] * 256, host={"versions": {"os": "x" * (63 << 10)}})["modules"] == []
 
 
 def test_a_host_is_sampled_without_inventing_anything() -> None:
@@ -156,5 +207,5 @@ def test_every_field_of_a_heartbeat_is_in_the_reference() -> None:
     said = {*found, *found["wal"], *found["sources"][0], *found["renewal"], *found["clock"], *FACTS}
     said |= {*HostSampler(Path.cwd()).sample(), "age_s", "versions"}
     buses = MonitorService([BusPlan("main", "main")], tap=unused, emit=unused, event=unused).status()
-    said |= {*buses[0]}
+    said |= {*buses[0], *MODULE}
     assert said <= documented, f"not in {REFERENCE.name}: {sorted(said - documented)}"

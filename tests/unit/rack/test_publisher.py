@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime as dt
 import itertools
 import math
 from collections import Counter
@@ -15,15 +16,18 @@ from hypothesis import strategies as st
 from nacl.signing import SigningKey
 
 from stagebox import envelope
-from stagebox.errors import StorageError
+from stagebox.errors import InputError, StorageError
+from stagebox.limits import LIMITS as SHARED
 from stagebox.records.audio import AudioPacket
 from stagebox.records.checkpoint import Checkpoint
 from stagebox.records.digest import record_digest
 from stagebox.records.event import Event
 from stagebox.records.meter import CHANNEL_KEYS, MeterFrame, levels
+from stagebox.records.module import ModuleRecord
 from stagebox.records.status import Status
 from stagebox_rack.audio.measurement import MeterMeasurement, OpusPacket, SourceEvent
 from stagebox_rack.checkpointing import CheckpointBuilder
+from stagebox_rack.limits import LIMITS
 from stagebox_rack.meter_frames import encode_frame
 from stagebox_rack.metering.levels import Levels
 from stagebox_rack.publisher import Publisher
@@ -41,6 +45,7 @@ METER = MeterMeasurement("main", 2400, 2400, 48_000, TIME, LEVELS, bytes((0, 33)
 OPUS = OpusPacket("main", 960, 960, 48_000, 2, TIME, b"opus")
 GAP = SourceEvent("main", "gap", 480, TIME, {"frames": 96})
 CHECKPOINT = "rack.stage-left.checkpoint"
+LEQ = "rack.stage-left.module.spl.leq"
 
 
 @dataclass
@@ -90,6 +95,10 @@ class Bench:
             ),
             now_ns=lambda: next(clock),
         )
+
+    def say(self, out: str = "leq", **fields: Any) -> None:
+        said = {"module": "spl", "version": "1.2.0", "insert": "spl-main", "data": {"laeq": -23.5}}
+        self.publisher.module_record(out=out, **{**said, **fields})
 
     def checkpoints(self) -> list[Checkpoint]:
         public = bytes(KEY.verify_key)
@@ -237,8 +246,79 @@ async def test_nothing_measured_makes_no_checkpoint() -> None:
     assert bench.journal.rows == []
 
 
+async def test_what_a_module_says_goes_out_live_into_the_journal_and_into_the_checkpoint() -> None:
+    bench = Bench()
+    bench.say(source="main", start=96_000, time_ns=TIME)
+    bench.say(out="lmax", data={"lmax": -10.0})
+    bench.say()
+    (subject, data), (other, _), (again, later) = bench.bus.sent
+    assert (subject, other, again) == (LEQ, "rack.stage-left.module.spl.lmax", LEQ)
+    assert bench.journal.rows[0] == ("module", TIME, LEQ, data, False)
+    assert ModuleRecord.decode(data) == ModuleRecord(
+        1, BOOT, TIME, "spl", "1.2.0", "spl-main", "main", 96_000, {"laeq": -23.5}
+    )
+    heard_records = ModuleRecord.decode(later)
+    assert (heard_records.seq, heard_records.source, heard_records.start) == (2, "", 0)
+    bench.publisher.checkpoint()
+    [checkpoint] = bench.checkpoints()
+    assert checkpoint.streams[LEQ].digests == (record_digest(LEQ, data), record_digest(LEQ, later))
+    assert checkpoint.streams[other].first_seq == 1
+
+
+def nested(depth: int) -> dict[str, Any]:
+    return {"a": nested(depth - 1)} if depth else {}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"out": "Leq"}, {"out": "leq.x"}, {"out": "*"}, {"out": ""}, {"module": "s p l"}, {"module": ">"},
+        {"data": {"x": "x" * SHARED.max_record_bytes}}, {"data": nested(SHARED.max_cbor_depth)},
+        {"start": -1}, {"start": 1 << 64}, {"time_ns": -1}, {"time_ns": 1 << 63},
+        {"data": {"a": {1: 2}}}, {"data": {"a": {"b": {b"key": 2}}}},
+        {"data": {"a": [dt.datetime(2026, 1, 1, tzinfo=dt.UTC)]}},
+    ],
+)  # fmt: skip
+async def test_what_nobody_could_read_is_refused_and_leaves_no_hole_in_the_numbers(
+    fields: dict[str, Any],
+) -> None:
+    bench = Bench()
+    bench.say()
+    with pytest.raises(InputError):
+        bench.say(**fields)
+    bench.say()
+    assert [ModuleRecord.decode(data).seq for _, data in bench.bus.sent] == [1, 2]
+    assert len(bench.journal.rows) == 2
+    bench.publisher.checkpoint()
+    [checkpoint] = bench.checkpoints()
+    assert len(checkpoint.streams[LEQ].digests) == 2
+
+
+async def test_a_module_has_so_many_outputs_and_takes_none_from_another() -> None:
+    bench = Bench()
+    for number in range(LIMITS.module_outputs):
+        bench.say(out=f"out-{number}")
+    with pytest.raises(InputError, match="one more than the 16 that module 'spl' may have"):
+        bench.say(out="one-more")
+    bench.say(out="out-0")
+    bench.say(out="one-more", module="noise")
+    assert len(bench.bus.sent) == LIMITS.module_outputs + 2
+
+
+async def test_modules_that_say_much_make_no_checkpoint_that_is_refused_for_its_subjects() -> None:
+    bench = Bench()
+    modules = SHARED.max_streams_per_checkpoint // LIMITS.module_outputs + 2
+    for module, number in itertools.product(range(modules), range(LIMITS.module_outputs)):
+        bench.say(module=f"{module:03d}-{'m' * 59}", out=f"{number:03d}-{'o' * 59}")
+    bench.publisher.checkpoint()
+    first, second = bench.checkpoints()
+    assert (len(first.streams), len(second.streams)) == (SHARED.max_streams_per_checkpoint, 32)
+    assert len(first.encode()) < SHARED.max_checkpoint_bytes
+
+
 ACTIONS = st.lists(
-    st.sampled_from(["meter", "audio", "gap", "status", "alert", "checkpoint", "up", "down"]), max_size=60
+    st.sampled_from(["meter", "audio", "gap", "status", "alert", "module", "checkpoint", "up", "down"]),
+    max_size=60,
 )
 
 
@@ -267,6 +347,8 @@ def test_every_live_record_is_in_exactly_one_checkpoint(actions: list[str], max_
                     publisher.status("running", {})
                 case "alert":
                     publisher.alert("device_lost", {})
+                case "module":
+                    bench.say()
                 case "checkpoint":
                     publisher.checkpoint()
                 case _:
@@ -300,13 +382,14 @@ async def test_a_limited_rack_says_live_only_that_it_lives_and_what_it_was_asked
     publisher.take(METER)
     publisher.take(OPUS)
     publisher.event("suspended", {})
+    bench.say()
     publisher.alert("certificate_expiring", {})
     publisher.status("suspended", {})
     publisher.ack(b"signed")
     publisher.checkpoint()
     assert [subject for subject, _ in bench.bus.sent] == ["rack.stage-left.status", "rack.stage-left.ack"]
     kinds = [row[0] for row in bench.journal.rows]
-    assert kinds == ["meter", "event", "alert", "status", "ack", "checkpoint"]
+    assert kinds == ["meter", "event", "module", "alert", "status", "ack", "checkpoint"]
     assert not publisher.dropped
     publisher.limited = False
     publisher.take(METER)

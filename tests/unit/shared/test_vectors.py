@@ -26,6 +26,7 @@ from stagebox.records.checkpoint import Checkpoint, payload_hash
 from stagebox.records.digest import record_digest
 from stagebox.records.event import Event
 from stagebox.records.meter import CHANNEL_KEYS, MeterFrame
+from stagebox.records.module import ModuleRecord
 from stagebox.records.status import Status
 from stagebox.subscriber.limits import SubscriberLimits
 from stagebox.subscriber.trust import RackTrust
@@ -34,7 +35,7 @@ from stagebox.subscriber.verifier import Verdict, Verifier
 TESTS = Path(__file__).parents[2]
 VECTORS = TESTS / "vectors"
 REFERENCE = TESTS.parent / "docs" / "reference"
-NAMES = ("audit", "checkpoint", "control", "envelope", "identity", "passport", "records")
+NAMES = ("audit", "checkpoint", "control", "envelope", "identity", "module-signature", "passport", "records")
 ERRORS = {"DecodeError": DecodeError, "VerificationError": VerificationError}
 
 
@@ -63,7 +64,7 @@ def test_the_script_shares_no_code_with_what_it_tests() -> None:
         assert not re.search(r"^\s*(from|import) (stagebox|cbor2)", script.read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", ["passport", "envelope", "subjects", "checkpoint", "control"])
+@pytest.mark.parametrize("page", ["passport", "envelope", "subjects", "checkpoint", "control", "module-signature"])
 def test_every_long_hex_string_of_the_reference_is_in_a_vector(page: str) -> None:
     vectors = "".join((VECTORS / f"{name}.json").read_text() for name in NAMES)
     shown = re.findall(r"\b[0-9a-f]{32,}\b", (REFERENCE / f"{page}.md").read_text())
@@ -148,11 +149,12 @@ def test_the_machine_id_is_derived_as_published(vector: dict[str, Any], tmp_path
 
 # --- records ----------------------------------------------------------------------------------------------
 
-CODECS: dict[str, type[MeterFrame] | type[AudioPacket] | type[Status] | type[Event]] = {
+CODECS: dict[str, type[MeterFrame | AudioPacket | Status | Event | ModuleRecord]] = {
     "meter": MeterFrame,
     "audio": AudioPacket,
     "status": Status,
     "event": Event,
+    "module": ModuleRecord,
 }
 
 
@@ -184,6 +186,13 @@ def test_a_record_decodes_and_encodes_to_the_same_bytes(vector: dict[str, Any]) 
             assert (record.state, record.body) == (fields["state"], fields["body"])
         case Event():
             assert (record.name, record.detail) == (fields["event"], fields["detail"])
+        case ModuleRecord():
+            assert vector["subject"].startswith(f"rack.stage-left.module.{record.module}.")
+            assert (record.module, record.version, record.insert, record.source, record.start) == tuple(
+                fields[key] for key in ("module", "version", "insert", "source", "start")
+            )
+            assert record.data == fields["data"]
+            assert record.extra == {key: fields[key] for key in ("later-field",) if key in fields}
 
 
 def hundredths(values: Iterable[float], none: int = -32768) -> list[int]:
@@ -233,11 +242,11 @@ def test_the_published_checkpoints_prove_every_published_record() -> None:
         position = (bytes.fromhex(vector["fields"]["boot"]), vector["fields"]["seq"])
         digest = bytes.fromhex(vector["digest"])
         assert not subscriber.add_record(str(number), vector["subject"], digest, position, 0.0)
-    assert [observe(subscriber, vector) for vector in CHECKPOINT["valid"]] == [2, 4]
+    assert [observe(subscriber, vector) for vector in CHECKPOINT["valid"]] == [2, 4, 2]
     assert subscriber.pending == 0
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, 1, 2])
 def test_a_checkpoint_encodes_to_the_same_bytes(number: int) -> None:
     vector = CHECKPOINT["valid"][number]
     payload = bytes.fromhex(vector["payload"])

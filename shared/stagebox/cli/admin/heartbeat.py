@@ -42,13 +42,17 @@ def size(count: object) -> str:
 
 
 def heartbeat_lines(heartbeat: Mapping[str, Any]) -> list[str]:
-    """The heartbeat in groups: the machine, the clock, sources, buses, journal, counters."""
+    """The heartbeat in groups: the machine, the clock, journal, counters; then sources, buses and modules."""
     lines = ["", f"heartbeat of {utc(heartbeat.get('time_ns'))}"]
     for title, fields in _groups(heartbeat):
         if fields:
             lines += ["", title, *(f"  {line}" for line in field_lines(fields))]
     lines += _table("sources", heartbeat.get("sources"), _SOURCE_COLUMNS)
     lines += _table("monitor buses", heartbeat.get("buses"), _BUS_COLUMNS)
+    lines += _table("modules", heartbeat.get("modules"), _MODULE_COLUMNS)
+    omitted = heartbeat.get("modules_omitted")
+    if isinstance(omitted, int) and omitted > 0:
+        lines.append(f"  and {omitted} more, for which the heartbeat had no room")
     return lines
 
 
@@ -131,6 +135,18 @@ _BUS_COLUMNS = (
     ("PACKETS", "packets"),
     ("OVERRUNS", "overruns"),
     ("LIMITED", "clipped"),
+)
+_MODULE_COLUMNS = (
+    ("INSERT", "insert"),
+    ("MODULE", "module"),
+    ("VERSION", "version"),
+    ("POINT", "point"),
+    ("SOURCE", "source"),
+    ("STATE", "state"),
+    ("FAULTS", "faults"),
+    ("OVER BUDGET", "over_budget"),
+    ("BYPASSED", "bypassed"),
+    ("CODE", "code"),
 )
 
 

@@ -57,6 +57,7 @@ def test_within_quota_and_age_what_the_mixer_does_not_hold_stays() -> None:
 
 def test_alerts_and_acks_come_before_events_before_measurements() -> None:
     assert importance("meter") < importance("event") == importance("status") < importance("alert")
+    assert importance("module") == importance("event")
     assert importance("ack") == importance("tombstone") == importance("seal") == Importance.ALERT
     for filled, room in ((0.6, None), (0.1, 0.3)):
         taken = [admitted(what, queue_filled=filled, room_left=room) for what in Importance]

@@ -13,6 +13,7 @@ import pytest
 from stagebox.columns.parquet import open_parquet
 from stagebox.columns.table import COMMON
 from stagebox.errors import StageboxError, VerificationError
+from stagebox.records.walbatch import WalRecord
 from stagebox_rack.limits import LIMITS
 from stagebox_rack.wal import segment
 from stagebox_rack.wal.keyring import load_keyring
@@ -23,7 +24,9 @@ from stagebox_rack.wal.segment import (
     read_segment,
     segment_key,
 )
+from support import wal_reader
 from support.journal import BOOT, RACK, Bench, read_all, record
+from support.module_records import module_record
 
 
 async def sealed(directory: Path, groups: int = 5) -> tuple[Bench, Path]:
@@ -132,3 +135,29 @@ async def test_a_segment_under_another_kek_is_a_clear_error(tmp_path: Path) -> N
         read_segment(stem, load_keyring(other.directory / "kek.key"), bench.public)
     with pytest.raises(VerificationError, match="signature"):
         read_segment(stem, load_keyring(bench.directory / "kek.key"), bytes(range(1, 33)))
+
+
+async def test_module_records_lie_in_columns_and_a_reader_that_does_not_know_them_rebuilds_every_batch(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path / "wal")
+    journal, _ = bench.writer(limits=LIMITS)
+    said = [module_record(number, BOOT, time_ns=number).encode() for number in (1, 2)]
+    journal.commit(
+        [record(0), *(WalRecord("module", 5, f"rack.{RACK}.module.spl.leq", data) for data in said)]
+    )
+    journal.close()
+    async with await bench.open() as wal:
+        await wal.seal_now()
+    (stem,) = Layout(bench.directory).segment_stems()
+    files, ring = SegmentFiles.of(stem), load_keyring(bench.directory / "kek.key")
+    table = open_parquet(files.parquet, segment_key(stem, load_seal(stem, bench.public), ring)).read()
+    assert [row and (row["module"], row["detail"]) for row in table["module"].to_pylist()] == [
+        None, ("spl", '{"laeq":-21.5,"seconds":1}'), ("spl", '{"laeq":-22.5,"seconds":1}'),
+    ]  # fmt: skip
+    assert table.schema.metadata[b"stagebox.version"] == b"2"
+    (batch,) = read_segment(stem, ring, bench.public)
+    assert [found.data for found in batch.decode().records][1:] == said
+    # wal_reader was written before there were module records.
+    parquet, key_file, seal = (path.read_bytes() for path in (files.parquet, files.key, files.seal))
+    assert wal_reader.read_segment(parquet, key_file, seal, ring._kek, bench.public) == [batch.payload]

@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from stagebox.cli.admin import bans, calls
+from stagebox.cli.admin.heartbeat import heartbeat_lines
 from stagebox.cli.admin.rendering import field_lines, rack_lines, rack_notes, table_lines, utc
 from stagebox.errors import InputError
 
@@ -49,6 +50,27 @@ def test_journals_stand_below_their_rack() -> None:
         "wal.journal  ab",
         "wal.last     7",
     ]
+
+
+def test_modules_stand_in_a_heartbeat_with_what_became_of_them() -> None:
+    running = {
+        "insert": "eq", "module": "para-eq", "version": "1.0.0", "digest": "ab" * 32, "point": "meters",
+        "source": "main", "state": "running", "code": "", "faults": 0, "over_budget": 3, "bypassed": 12,
+    }  # fmt: skip
+    stopped = {**running, "insert": "spl", "module": "spl", "state": "stopped", "code": "three_strikes"}
+    lines = heartbeat_lines({"state": "running", "modules": [running, stopped, "odd"], "modules_omitted": 5})
+    table = [" ".join(line.split()) for line in lines[lines.index("modules") + 1 :]]
+    assert table == [
+        "INSERT MODULE VERSION POINT SOURCE STATE FAULTS OVER BUDGET BYPASSED CODE",
+        "eq para-eq 1.0.0 meters main running 0 3 12",
+        "spl spl 1.0.0 meters main stopped 0 3 12 three_strikes",
+        "and 5 more, for which the heartbeat had no room",
+    ]
+
+
+@pytest.mark.parametrize("heartbeat", [{}, {"modules": []}, {"modules": 7, "modules_omitted": "many"}])
+def test_a_rack_without_modules_or_of_an_earlier_release_shows_none(heartbeat: dict[str, object]) -> None:
+    assert not [line for line in heartbeat_lines(heartbeat) if "modules" in line or "more" in line]
 
 
 def test_a_note_says_what_the_status_does_not() -> None:

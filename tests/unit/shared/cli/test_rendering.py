@@ -8,12 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagebox.cli.rendering import as_json, as_line
+from stagebox.cli.tail import _summary
 from stagebox.control.command import Ack, AckResult
 from stagebox.records.event import Event
 from stagebox.records.meter import MeterFrame
 from stagebox.subjects import Kind
-from stagebox.subscriber import Record, Verification
+from stagebox.subscriber import Counters, Record, Verification
+from stagebox.subscriber.record import Value
 from support.frames import meter_frame
+from support.module_records import module_record
 
 T0 = 1_700_000_000_123_456_789
 
@@ -22,7 +25,7 @@ def frame(channels: int = 2, momentary: float = -23.0) -> MeterFrame:
     return meter_frame(7, bytes(16), time_ns=T0, channels=channels, peak=-12.5, momentary=momentary)
 
 
-def record(value: MeterFrame | Event | Ack | None, kind: Kind = Kind.METER, reason: str = "") -> Record:
+def record(value: Value | None, kind: Kind = Kind.METER, reason: str = "") -> Record:
     verification = Verification.UNVERIFIABLE if reason else Verification.VERIFIED
     return Record("rack.a.meter.main", "a", kind, "main", b"\x01\x02", T0, value, verification, reason)
 
@@ -41,6 +44,32 @@ def test_an_ack_says_which_command_and_what_became_of_it() -> None:
     assert as_line(record(refused, Kind.ACK)).endswith("command 7  refused: expired")
     shown = json.loads(as_json(record(refused, Kind.ACK)))["value"]
     assert (shown["seq"], shown["result"], shown["reason"]) == (7, "refused", "expired")
+
+
+def test_what_a_module_said_is_a_line_with_its_insert_and_place() -> None:
+    at_a_source = record(module_record(3, data={"laeq": -23.5}), Kind.MODULE)
+    assert as_line(at_a_source).endswith('seq 3  spl-main (1.2.0) of main at 144000  {"laeq"=-23.5}')
+    of_all = dataclasses.replace(module_record(3, data={}), source="", start=0)
+    assert as_line(record(of_all, Kind.MODULE)).endswith("seq 3  spl-main (1.2.0)  {}")
+    subject = "rack.a.module.spl.leq"
+    shown = json.loads(as_json(dataclasses.replace(at_a_source, subject=subject, leaf="spl", out="leq")))
+    assert (shown["kind"], shown["leaf"], shown["out"]) == ("module", "spl", "leq")
+    assert shown["value"]["data"] == {"laeq": -23.5}
+    assert json.loads(as_json(record(frame())))["out"] is None
+
+
+@given(st.text(max_size=40), st.dictionaries(st.text(max_size=8), st.text(max_size=20), max_size=3))
+def test_what_a_module_says_cannot_forge_a_line(text: str, data: dict[str, str]) -> None:
+    said = record(module_record(1, insert=text, version=text, source=text, data=dict(data)), Kind.MODULE)
+    for shown in (as_line(said), as_json(said)):
+        assert len(shown.splitlines()) == 1
+        assert "\x1b" not in shown
+
+
+def test_the_summary_counts_what_was_passed_over_only_if_something_was() -> None:
+    assert _summary(Counters(received=2), verify=False) == "received 2, lost 0"
+    skipped = _summary(Counters(received=2, skipped=1), verify=False)
+    assert skipped == "received 2, lost 0, skipped 1 of kinds this version does not know"
 
 
 def test_an_unverifiable_record_says_why() -> None:

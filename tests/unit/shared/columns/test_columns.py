@@ -12,13 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagebox import cbor
+from stagebox.columns import table as table_module
 from stagebox.columns.parquet import read_parquet, to_parquet
-from stagebox.columns.table import kind_tables, mixed_table, records_of, records_of_kind
+from stagebox.columns.table import COMMON, KINDS, kind_tables, mixed_table, records_of, records_of_kind
 from stagebox.errors import DecodeError, VerificationError
 from stagebox.records.event import Event
 from stagebox.records.status import Status
 from stagebox.records.walbatch import WalRecord
 from support.frames import meter_frame
+from support.module_records import module_record
 
 BOOT = bytes(range(16))
 
@@ -61,8 +63,15 @@ records = st.one_of(
         st.dictionaries(st.text(max_size=4), json_like, max_size=3),
     ),
     st.builds(
+        lambda seq, data: WalRecord(
+            "module", 5, "rack.a.module.spl.leq", module_record(seq, BOOT, data=data).encode()
+        ),
+        st.integers(0, 1 << 40),
+        st.dictionaries(st.text(max_size=4), json_like, max_size=3),
+    ),
+    st.builds(
         lambda kind, data: WalRecord(kind, 5, "rack.a.x", data),
-        st.sampled_from(["meter", "event", "status", "ack", "checkpoint", "seal", "tombstone", "unheard-of"]),
+        st.sampled_from([*KINDS, "unheard-of"]),
         st.binary(max_size=40) | st.builds(cbor.encode, json_like),
     ),
 )
@@ -121,3 +130,69 @@ def test_another_key_is_a_clear_error() -> None:
     data = to_parquet(pa.table({"seq": pa.array([1], pa.uint64())}), bytes(32))
     with pytest.raises(VerificationError, match="the lake's file does not decrypt"):
         read_parquet(data, b"\1" * 32, "the lake's file")
+
+
+# Whatever a rack, or a module on it, calls a map: keys that are no text, and a list that contains itself.
+ODD_MAPS = {
+    "a key is bytes": bytes.fromhex("a1 41 6b 01"),
+    "a key further in is bytes": bytes.fromhex("a1 61 61 a1 41 6b 01"),
+    "a list in itself": bytes.fromhex("a1 61 61 d8 1c 81 d8 1d 00"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_MAPS.values(), ids=ODD_MAPS)
+@pytest.mark.parametrize(("kind", "key"), [("event", "detail"), ("status", "body"), ("module", "data")])
+def test_a_map_that_is_no_json_is_kept_as_bytes_and_stops_nothing(kind: str, key: str, odd: bytes) -> None:
+    made = {
+        "event": Event(1, BOOT, 7, "x", {}).encode(),
+        "status": Status(1, BOOT, 7, "running", {}).encode(),
+        "module": module_record(1, BOOT, data={}).encode(),
+    }[kind]
+    empty = cbor.encode(key) + b"\xa0"
+    assert made.count(empty) == 1
+    batch = [
+        WalRecord(kind, 5, "rack.a.x", made),
+        WalRecord(kind, 5, "rack.a.x", made.replace(empty, cbor.encode(key) + odd)),
+    ]
+    table = kind_tables([1], [batch])[kind]
+    assert records_of_kind(table, kind) == [record.data for record in batch]
+    assert [boot is None for boot in table["boot"].to_pylist()] == [False, True]
+    assert records_of(mixed_table([1], [batch])) == [record.data for record in batch]
+
+
+def test_what_a_module_said_can_be_asked_for_and_is_kept_to_the_byte_beside_it() -> None:
+    said = [
+        module_record(1, BOOT, time_ns=7),
+        module_record(2, BOOT, source="", start=0, data={"digest": b"\1\2", "level": math.nan}),
+        module_record(3, BOOT, extra={"later": 1}),
+    ]
+    batch = [WalRecord("module", 5, "rack.a.module.spl.leq", record.encode()) for record in said]
+    table = kind_tables([1], [batch])["module"]
+    assert table["data"].to_pylist() == [record.data for record in batch]
+    first, second, third = table.drop_columns(["data"]).to_pylist()
+    assert first == {
+        "seq": 1, "batch": 1, "kind": "module", "time_ns": 5, "subject": "rack.a.module.spl.leq",
+        "module_seq": 1, "boot": BOOT, "recorded_ns": 7, "module": "spl", "version": "1.2.0",
+        "insert": "spl-main", "source": "main", "start": 48_000, "detail": '{"laeq":-21.5,"seconds":1}',
+    }  # fmt: skip
+    assert (second["source"], second["detail"]) == ("", '{"level":NaN,"digest":"0102"}')
+    assert third["module_seq"] == 3
+
+
+def test_software_that_knows_no_module_records_reads_and_writes_the_same_tables(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said = module_record(1, BOOT).encode()
+    event = Event(1, BOOT, 7, "clip", {"channel": 1}).encode()
+    batch = [
+        WalRecord("module", 5, "rack.a.module.spl.leq", said),
+        WalRecord("event", 5, "rack.a.event", event),
+    ]
+    present = kind_tables([1], [batch])["module"], mixed_table([1], [batch])
+    with monkeypatch.context() as earlier:
+        earlier.setattr(table_module, "KINDS", {name: KINDS[name] for name in KINDS if name != "module"})
+        assert records_of_kind(present[0].select(COMMON.names), "module") == [said]
+        assert records_of(present[1]) == [said, event]
+        before = kind_tables([1], [batch])["module"], mixed_table([1], [batch])
+    assert before[0].column_names == COMMON.names
+    assert records_of(before[1]) == [said, event]

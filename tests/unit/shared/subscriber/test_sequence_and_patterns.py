@@ -69,6 +69,10 @@ def test_a_new_boot_starts_over_without_a_loss() -> None:
         ("rack.a.status", "rack.a.status.x", False),
         ("rack.a.*", "rack.a", False),
         ("rack.>", "rack.a.meter.main", True),
+        ("rack.*.module.>", "rack.a.module.spl.leq", True),
+        ("rack.*.module.spl.*", "rack.a.module.spl.leq", True),
+        ("rack.*.module.*", "rack.a.module.spl.leq", False),
+        ("rack.*.module.*.leq", "rack.a.module.spl.lmax", False),
     ],
 )
 def test_patterns_match_as_nats_matches_them(pattern: str, subject: str, expected: bool) -> None:
@@ -86,6 +90,8 @@ def test_patterns_match_as_nats_matches_them(pattern: str, subject: str, expecte
         ("rack.a.*", None),
         ("rack.a.checkpoint", None),
         ("rack.*.*.main", "rack.*.checkpoint"),
+        ("rack.*.module.>", "rack.*.checkpoint"),
+        ("rack.a.module.spl.leq", "rack.a.checkpoint"),
     ],
 )
 def test_the_checkpoints_that_prove_a_pattern_are_subscribed_unless_it_has_them(

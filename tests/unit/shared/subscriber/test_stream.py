@@ -11,9 +11,11 @@ from stagebox.bus.message import BusMessage
 from stagebox.control.command import Ack, AckResult
 from stagebox.errors import VerificationError
 from stagebox.records.meter import MeterFrame
+from stagebox.records.module import ModuleRecord
 from stagebox.records.walbatch import WalBatch, WalRecord
 from stagebox.subscriber import SUBSCRIBER_LIMITS, Record, RecordStream, Verification
 from stagebox.subscriber.trust import RackTrust
+from support.module_records import module_record
 from support.natsd import Authority
 from support.signing import SigningRack
 
@@ -104,11 +106,54 @@ async def test_a_malformed_record_and_a_forged_checkpoint_are_bad(
 ) -> None:
     records = stream(authority)
     records.take(BusMessage("rack.a.meter.main", b"\xff"))
-    records.take(BusMessage("rack.a.nonsense", b""))
+    records.take(BusMessage("rack.a.meter", b""))
     records.take_checkpoint(BusMessage(rack.checkpoint_subject, b"\xa0"))
     records.take(BusMessage(rack.checkpoint_subject, b"\xa0"))
     assert (records.counters.bad, records.counters.bad_checkpoints) == (3, 1)
     assert await rest(records) == []
+
+
+@pytest.mark.parametrize("verify", [True, False, "live"])
+async def test_records_of_a_kind_of_a_later_release_are_passed_over_and_counted(
+    authority: Authority, rack: SigningRack, verify: Any
+) -> None:
+    records = stream(authority, verify=verify, on_bad="raise")
+    for subject in (f"rack.{rack.name}.later", f"rack.{rack.name}.later.a.b.c"):
+        records.take(BusMessage(subject, b"\xff"))
+        rack.note(subject, b"\xff")  # and a checkpoint lists it beside what is known
+    records.take(message(rack.meter()))
+    records.take(proof(rack))
+    got = await rest(records)
+    assert sorted(record.kind for record in got) == ["checkpoint", "meter"]
+    counters = records.counters
+    assert (counters.received, counters.skipped, counters.bad) == (4, 2, 0)
+    assert counters.received == counters.skipped + counters.verified + counters.unverified
+
+
+async def test_a_module_record_comes_typed_named_and_proved(authority: Authority, rack: SigningRack) -> None:
+    records = stream(authority, pattern="rack.*.module.>", on_bad="raise")
+    said = [module_record(seq, rack.boot).encode() for seq in (1, 2)]
+    for data in said:
+        rack.note(f"rack.{rack.name}.module.spl.leq", data)
+        records.take(BusMessage(f"rack.{rack.name}.module.spl.leq", data))
+    records.take_checkpoint(proof(rack))
+    first, second = await rest(records)
+    assert (first.kind, first.leaf, first.out) == ("module", "spl", "leq")
+    assert (first.value, second.value) == tuple(map(ModuleRecord.decode, said))
+    assert {first.verification, second.verification} == {Verification.VERIFIED}
+    assert first.position == (rack.boot, 1)
+    assert records.counters.lost == 0
+
+
+async def test_a_module_record_is_bad_on_another_modules_subject(
+    authority: Authority, rack: SigningRack
+) -> None:
+    records = stream(authority, verify=False, on_bad="raise")
+    records.take(BusMessage(f"rack.{rack.name}.module.other.leq", module_record(1).encode()))
+    with pytest.raises(VerificationError, match="module 'spl' came on"):
+        await anext(aiter(records))
+    assert records.counters.bad == 1
+    records.end()
 
 
 async def test_live_records_come_at_once_and_settle_later(authority: Authority, rack: SigningRack) -> None:
