@@ -1,0 +1,1 @@
+"""The example modules of `deploy/modules`, built from source, beside numpy and scipy doing the same."""
