@@ -24,6 +24,7 @@ from stagebox.errors import StageboxError
 from stagebox.passport import PassportStatus
 from stagebox.tasks import end_tasks
 from stagebox_rack.audio.engine import AudioEngine
+from stagebox_rack.audio.insert import InsertPoints
 from stagebox_rack.audio.measurement import AudioItem
 from stagebox_rack.audio_commands import AudioCommands
 from stagebox_rack.audio_plans import bus_plans, source_plans
@@ -35,9 +36,11 @@ from stagebox_rack.handover import Handover
 from stagebox_rack.heartbeat import status_body
 from stagebox_rack.host import HostSampler
 from stagebox_rack.identity import succession
+from stagebox_rack.identity.denied import DenyListWitness
 from stagebox_rack.identity.store import Held, IdentityStore
 from stagebox_rack.identity.takeover import Takeover
 from stagebox_rack.limits import LIMITS, RackLimits
+from stagebox_rack.modules.wiring import Modules
 from stagebox_rack.monitor.service import MonitorService
 from stagebox_rack.publisher import Publisher
 from stagebox_rack.settings import RackSettings
@@ -75,6 +78,7 @@ class Rack:
         self._takeover = Takeover(store, held, self, wall=time.time)
         self._credentials = self._takeover.credentials
         self._plans = source_plans(settings)
+        self._buses = bus_plans(settings, self._plans)
         self._host = HostSampler(store.paths.directory)
         self._started = time.monotonic()
         self._boot = uuid7().bytes
@@ -84,6 +88,8 @@ class Rack:
         self._early_items: list[AudioItem] = []
         self._publisher: Publisher | None = None
         self._control: Control | None = None
+        self._modules: Modules | None = None
+        self._meter_inserts, self._monitor_inserts = InsertPoints(), InsertPoints()
         self._shipping = False
 
     async def start(self) -> None:
@@ -112,6 +118,10 @@ class Rack:
         running = bool(self._tasks) and not any(task.done() for task in self._tasks)
         return running and self._bus.supervised and (self._control is None or self._control.healthy())
 
+    def modules(self) -> list[dict[str, Any]]:
+        """Return what heartbeats say of modules, now."""
+        return self._modules.status() if self._modules is not None else []
+
     def look_for_identity(self) -> None:
         """Look at once for an identity that another process staged."""
         self._takeover.look_soon()
@@ -122,15 +132,22 @@ class Rack:
         handover = self._handover = Handover[AudioItem](
             asyncio.get_running_loop(), self._take, max_items=LIMITS.handover_items
         )
-        self._capturing = capturing = Capturing(self._make_engine, handover, alert=self.alert)
+        self._capturing = capturing = Capturing(
+            self._make_engine, handover, alert=self.alert, started=self._on_captured
+        )
         self._monitor = monitor = MonitorService(
-            bus_plans(self._settings, self._plans), tap=capturing.tap, emit=handover.put, event=self.event
+            self._buses,
+            tap=capturing.tap,
+            emit=handover.put,
+            event=self.event,
+            inserts=self._monitor_inserts,
         )
         self._exit.push_async_callback(capturing.stop)
         if self._status is PassportStatus.ACTIVE:
             # First of all: a source that cannot be captured must not leave a trace of a start in the journal.
             await capturing.open()
         publisher = await self._connect_and_journal()
+        modules = await self._start_modules(publisher)
         self._exit.push_async_callback(capturing.stop)
         self._exit.push_async_callback(monitor.stop)
         if self._status is PassportStatus.ACTIVE:
@@ -143,11 +160,12 @@ class Rack:
             boot=self._boot,
             publisher=publisher,
             say_status=lambda: self._say_status(publisher, self.mode),
-            handlers=AudioCommands(monitor, capturing).handlers(),
+            witness=self._witness,
+            handlers={**AudioCommands(monitor, capturing).handlers(), **modules.handlers()},
         )
         await control.start()
         self._exit.push_async_callback(control.stop)
-        for name, work in control.work():
+        for name, work in (*control.work(), *modules.work()):
             self._run(work, name)
         self._run(monitor.run(), "monitor")
         self._run(self._host.run(), "host")
@@ -155,7 +173,30 @@ class Rack:
         self._run(self._heartbeat_forever(publisher), "heartbeat")
 
     def _make_engine(self) -> AudioEngine:
-        return AudioEngine(self._plans, self._handover.put)
+        return AudioEngine(self._plans, self._handover.put, inserts=self._meter_inserts)
+
+    async def _start_modules(self, publisher: Publisher) -> Modules:
+        passport = self._credentials.held.main.passport
+        self._witness = DenyListWitness(
+            self._paths.denied, cluster=passport.cluster_id, cluster_public=passport.cluster_public
+        )
+        self._witness.load()
+        modules = Modules(
+            bus=self._bus,
+            takeover=self._takeover,
+            witness=self._witness,
+            publisher=publisher,
+            meters=self._meter_inserts,
+            monitors=self._monitor_inserts,
+            tap=self._capturing.tap,
+            buses=self._buses,
+            hosts=self._settings.module_hosts or None,
+            active=self._status is PassportStatus.ACTIVE,
+        )
+        self._exit.push_async_callback(modules.stop)
+        await modules.start()
+        self._modules = modules
+        return modules
 
     async def _connect_and_journal(self) -> Publisher:
         identity = self._credentials.held.main
@@ -225,6 +266,8 @@ class Rack:
     async def obey(self, status: PassportStatus) -> None:
         """Do what the newest passport says; what it forbids has ended when this returns."""
         previous, self._status = self._status, status
+        if self._modules is not None:
+            await self._modules.obey(active=status is PassportStatus.ACTIVE)
         if status is PassportStatus.ACTIVE:
             if previous is not status:
                 self.event("activated", {"before": previous.value})
@@ -296,6 +339,12 @@ class Rack:
         self.event("snake_connected", {})
         if self._control is not None:
             self._control.connected()
+        if self._modules is not None:
+            self._modules.connected()
+
+    def _on_captured(self) -> None:
+        if self._modules is not None:
+            self._modules.captured_soon()
 
     def _on_disconnected(self, failure: Failure) -> None:
         self._use_rights()
@@ -337,6 +386,7 @@ class Rack:
                 shipper_phase=self._shipper.phase.name.lower(),
                 bus=self._bus,
                 renewal=self._control.renewal_facts(),
+                modules=self.modules(),
             ),
         )
 

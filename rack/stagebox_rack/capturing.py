@@ -21,14 +21,23 @@ Report = Callable[[str, dict[str, Any]], None]
 
 
 class Capturing:
-    """The audio engines of one process, one after the other. ``make`` makes one, idle."""
+    """The audio engines of one process, one after the other. ``make`` makes one, idle.
+
+    ``started`` is called on the event loop whenever one runs.
+    """
 
     def __init__(
-        self, make: Callable[[], AudioEngine], handover: Handover[AudioItem], *, alert: Report
+        self,
+        make: Callable[[], AudioEngine],
+        handover: Handover[AudioItem],
+        *,
+        alert: Report,
+        started: Callable[[], None] = lambda: None,
     ) -> None:
         self._make = make
         self._handover = handover
         self._alert = alert
+        self._started = started
         self._engine: AudioEngine | None = None  # the last one, for its counters
         self._opened: AudioEngine | None = None  # the one that runs, or waits to
         self._running = False
@@ -117,6 +126,7 @@ class Capturing:
             raise
         self._engine = self._opened = engine
         self._running = True
+        self._started()
 
     async def _start_until_done(self) -> None:
         told = ""

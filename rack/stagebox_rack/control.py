@@ -23,7 +23,7 @@ from stagebox_rack.state import StatePaths
 
 
 class Control:
-    """The control services of one running rack, wired."""
+    """The control services of one running rack, wired; ``witness`` has been loaded."""
 
     def __init__(
         self,
@@ -34,6 +34,7 @@ class Control:
         settings: RackSettings,
         boot: bytes,
         publisher: Publisher,
+        witness: DenyListWitness,
         say_status: Callable[[], None],
         handlers: Mapping[str, Handler],
     ) -> None:
@@ -41,9 +42,7 @@ class Control:
         self._takeover = takeover
         self._say_status = say_status
         passport = takeover.held.main.passport
-        self._witness = DenyListWitness(
-            paths.denied, cluster=passport.cluster_id, cluster_public=passport.cluster_public
-        )
+        self._witness = witness
         self._commands = CommandService(
             bus=bus,
             path=paths.directory / COMMAND_MARK,
@@ -81,7 +80,6 @@ class Control:
         Raises:
             BusError: the bus client is closed.
         """
-        self._witness.load()
         await self._commands.start()
         self._denied = await self._bus.subscribe(
             subjects.DENY_LIST, max_messages=LIMITS.deny_lists_pending, lasting=True

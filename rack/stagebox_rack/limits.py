@@ -179,9 +179,63 @@ class RackLimits:
     host_sample: float = 5.0  # between two looks at the machine
     host_interfaces: int = 16
     host_addresses: int = 8  # of one interface
+    heartbeat_bytes: int = 63 << 10  # of its body: with the header it must fit a record
+    heartbeat_modules_bytes: int = 12 << 10  # for what it says of modules, if the rest leaves so much
 
     # --- modules -----------------------------------------------------------------------------------
     module_blocks_per_s: int = 50  # a module is given blocks of at most 20 ms
+    module_outputs: int = 16  # subjects of one module's records between two starts of the rack
+    module_floors: int = 4096  # modules whose serial floor is kept
+    module_floors_bytes: int = 512 << 10
+    module_time_bytes: int = 1 << 10
+    module_time_save: float = 3_600.0  # the stored time floor may be as old
+    module_check: float = 30.0  # what runs is judged anew this often: wall clocks jump
+    module_retry: float = 1.0  # after a pass that failed
+    module_bridge: float = 60.0  # a version goes on this long while the next one's file is on its way
+    module_reason_chars: int = 200
+    module_ask: float = 600.0  # between two questions for a newer patch sheet
+    module_request_timeout: float = 30.0  # a piece is 256 KiB, a line may be slow
+    module_retry_first: float = 1.0
+    module_retry_max: float = 300.0
+    module_fetch_tries: int = 5  # for one piece
+    module_fetch_retry: float = 60.0  # after a file that the mixer did not give
+    module_refetch: float = 600.0  # after a file that the guard refused
+
+    # --- modules: hosts -----------------------------------------------------------------------------
+    module_hosts: int = 8  # processes at most, of one a core
+    module_chains: int = 256  # of one host
+    module_channels: int = 64
+    module_lane_blocks: int = 5  # that fit one round trip
+    module_wait_share: float = 0.5  # of the time audio takes, may be waited for its modules
+    module_wait_credit: float = 0.02  # that a late block may use at once
+    module_strikes: int = 3
+    module_strike_window: float = 60.0
+    module_swap_wait: float = 0.5  # the version before is heard so long while the next one starts
+    module_host_silence: float = 1.0  # a host that does not answer for this long, and an epoch, is replaced
+    module_host_watch: float = 0.1
+    module_host_start: float = 20.0
+    module_host_stop: float = 2.0
+    module_host_retry_first: float = 0.1
+    module_host_retry_max: float = 10.0
+    module_host_settled: float = 60.0  # a host that lived this long is restarted at once
+    module_host_nice: int = 5
+    module_host_data_bytes: int = 1 << 30  # memory it can write to
+    module_host_descriptors: int = 1024
+    module_host_words_bytes: int = 4 << 10  # of its standard error that are kept for the log
+    module_start_fuel: int = 100_000_000  # from instantiation to the end of init
+    module_call_fuel: int = 20_000  # what calling the host costs a guest: about what it takes
+    module_tick: float = 0.05  # of the epoch
+    module_epoch_least: float = 0.2  # a shorter one would trip innocents
+    module_stack_bytes: int = 512 << 10
+    module_logs_per_s: int = 10
+    module_log_bytes: int = 1 << 10
+    module_out_chars: int = 63
+    module_data_items: int = 4096  # in one record of a module
+    module_fault_chars: int = 300  # of what a host says went wrong
+    module_message_bytes: int = 64 << 10  # between rack and host
+    module_messages_a_turn: int = 64
+    module_tally: float = 1.0  # between two counts of what instances did
+    module_feed_record_bytes: int = 64 << 10
 
     # --- publishing ------------------------------------------------------------------------------
     handover_items: int = 4096  # audio items waiting for the event loop

@@ -97,6 +97,10 @@ class RackSettings(SectionSettings):
             description="a new journal's key: file, credential (systemd), tpm2, or auto for the best there is"
         ),
     ] = Protection.AUTO
+    module_hosts: Annotated[
+        int,
+        Field(ge=0, le=LIMITS.module_hosts, description="processes that run modules; 0 is one a core"),
+    ] = 0
     mixer_url: Annotated[
         str | None, Field(description="API of a mixer for renewal over HTTPS, instead of the enrolled one")
     ] = None

@@ -108,6 +108,11 @@ class StatePaths(IdentityFiles):
         """The write-ahead log."""
         return self.directory / "wal"
 
+    @property
+    def modules(self) -> Path:
+        """What this rack runs of third parties' Wasm, see docs/reference/module-state.md."""
+        return self.directory / "modules"
+
 
 @dataclass(frozen=True)
 class RackIdentity:

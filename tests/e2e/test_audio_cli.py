@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
-import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,31 +15,9 @@ import soundfile
 from stagebox.identity import Role
 from support.cluster import Cluster, RunningMixer, running_mixer
 from support.racks import running_rack
+from support.terminal import run, stagebox
 
 RATE = 48_000
-
-
-@asynccontextmanager
-async def stagebox(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("STAGEBOX_")}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "stagebox.cli", *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**environment, "COLUMNS": "160"},
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
-
-
-async def run(*arguments: str) -> tuple[int | None, str, str]:
-    async with stagebox(*arguments) as process, asyncio.timeout(40):
-        out, err = await process.communicate()
-    return process.returncode, out.decode(), err.decode()
 
 
 @pytest.fixture

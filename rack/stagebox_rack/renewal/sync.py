@@ -111,6 +111,8 @@ class SyncService:
         await self._commands.synced(heard.command, answer.time_ns)
         if heard.deny_list:
             await self._offer(heard.deny_list)
+        elif report.deny_epoch == 0:
+            self._witness.settle()
         if heard.want_deny_list and self._witness.data:
             await self._ask(Verb.DENY_LIST, {"List": self._witness.data})
             if self._handed_in != self._witness.epoch:

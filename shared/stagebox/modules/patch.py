@@ -1,6 +1,7 @@
 """The patch sheet: which modules one rack runs and where, signed by the cluster authority.
 
-A sheet is the whole truth for its rack: what it does not list is not run. ``serial`` is the mixer's time of issue and
+A sheet is the whole truth for its rack: what it does not list is not run, but for the version before while the file of
+a new one is on its way. ``serial`` is the mixer's time of issue and
 only rises, so an older sheet never takes the place of a newer one.
 """
 

@@ -8,8 +8,9 @@ import pytest
 from nacl.signing import SigningKey
 
 from stagebox.certificates import to_der, to_pem
+from stagebox.control.denylist import DenyList
 from stagebox.errors import StageboxError, StorageError, VerificationError
-from stagebox_rack.identity import trust
+from stagebox_rack.identity import denied, trust
 from stagebox_rack.identity.denied import DenyListWitness
 from stagebox_rack.state import StatePaths
 from support.issuer import CLUSTER, Issuer
@@ -128,3 +129,63 @@ def test_a_damaged_deny_list_on_disk_counts_as_none_and_a_genuine_one_replaces_i
 def test_the_error_says_what_was_refused(tmp_path: Path) -> None:
     with pytest.raises(VerificationError, match="cluster 'other'"):
         witness(tmp_path / "denied.flux").offer(ISSUER.deny_list(9, cluster="other"))
+
+
+# The decoded list, by which modules are judged
+
+
+def test_the_decoded_list_is_that_of_the_newest_and_whoever_asked_is_told(tmp_path: Path) -> None:
+    found = witness(tmp_path / "denied.flux")
+    told: list[int] = []
+
+    def tell() -> None:
+        assert found.list is not None
+        told.append(found.list.epoch)
+
+    found.on_newer(tell)
+    assert found.list == DenyList(CLUSTER)
+    found.offer(ISSUER.deny_list(5))
+    found.offer(ISSUER.deny_list(5))
+    found.offer(ISSUER.deny_list(4))
+    found.offer(ISSUER.deny_list(6))
+    assert told == [5, 6]
+    again = witness(tmp_path / "denied.flux").list
+    assert again is not None
+    assert again.epoch == 6
+
+
+def test_a_list_counts_for_modules_also_when_the_disk_does_not_take_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = witness(tmp_path / "denied.flux")
+    told: list[DenyList | None] = []
+    found.on_newer(lambda: told.append(found.list))
+
+    def full(*_: object, **__: object) -> None:
+        raise StorageError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(denied, "write_atomic", full)
+        for _ in range(3):
+            with pytest.raises(StorageError):
+                found.offer(ISSUER.deny_list(5))
+    assert (found.epoch, [held.epoch for held in told if held is not None]) == (0, [5])
+    assert found.offer(ISSUER.deny_list(5))
+    assert (found.epoch, len(told)) == (5, 1)
+
+
+def test_after_damage_nobody_knows_what_is_denied_until_the_mixer_has_said(tmp_path: Path) -> None:
+    path = tmp_path / "denied.flux"
+    path.write_bytes(b"damaged")
+    assert witness(path).list is None
+    found = witness(path)
+    found.offer(ISSUER.deny_list(2))
+    assert found.list is not None
+    path.write_bytes(ISSUER.deny_list(9, key=OTHER))
+    settled = witness(path)
+    told: list[DenyList | None] = []
+    settled.on_newer(lambda: told.append(settled.list))
+    settled.settle()
+    settled.settle()
+    assert told == [DenyList(CLUSTER)]
+    assert settled.epoch == 0

@@ -11,6 +11,7 @@ from nacl.signing import SigningKey
 
 from stagebox.bus import BusClient, BusMessage
 from stagebox.certificates import to_der
+from stagebox.control.denylist import DenyList
 from stagebox.control.request import ReceivedRequest
 from stagebox.control.sync import SyncAnswer, SyncReport
 from stagebox.errors import BusError, StageboxError
@@ -128,3 +129,18 @@ async def test_a_genuine_answer_with_a_forged_list_keeps_the_list_held(bench: Be
     with pytest.raises(StageboxError):
         await bench.service.sync()
     assert bench.witness.data == bench.issuer.deny_list(4)
+
+
+async def test_a_mixer_without_a_list_settles_a_damaged_one_and_a_forged_answer_does_not(
+    bench: Bench,
+) -> None:
+    bench.witness._path.write_bytes(b"damaged")
+    bench.witness.load()
+    bench.mixer.reply = {"key": OTHER}
+    with pytest.raises(StageboxError):
+        await bench.service.sync()
+    found = [bench.witness.list]
+    bench.mixer.reply = {}
+    await bench.service.sync()
+    found.append(bench.witness.list)
+    assert found == [None, DenyList(CLUSTER)]
