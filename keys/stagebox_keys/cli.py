@@ -1,30 +1,27 @@
-"""``stagebox keys``: make a cluster, make client certificates, look into what is there. Needs no network."""
+"""``stagebox keys``: make a cluster, client certificates, module vendors; look into what is there. Needs no network."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stagebox.cli.options import ConfigOption, JsonOption, settings_for
+from stagebox.cli.options import ConfigOption, JsonOption
 from stagebox.identity import Role
+from stagebox.modules.capabilities import Capability
+from stagebox_keys import cli_passphrase
+from stagebox_keys.cli_passphrase import NoPassphraseOption, PassphraseFileOption
+
+if TYPE_CHECKING:
+    from stagebox_keys.vendor import NewVendor
 
 app = typer.Typer(
     help="Make and inspect a cluster's keys and certificates (works offline).",
     no_args_is_help=True,
     add_completion=False,
 )
-
-PassphraseFileOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--passphrase-file",
-        metavar="FILE",
-        help="File whose first line is the passphrase (also STAGEBOX_KEYS_PASSPHRASE).",
-    ),
-]
 
 _CLUSTER_EXAMPLES = """
 [bold]Examples[/bold]
@@ -40,10 +37,19 @@ stagebox keys gen-client --dir cluster --role admin --name ops --out ops
 
 stagebox keys gen-client --dir cluster --role viewer --name wall --out wall --days 90
 """
+_VENDOR_EXAMPLES = """
+[bold]Examples[/bold]
+
+stagebox keys gen-vendor --owner acme --out acme
+
+stagebox keys gen-vendor --owner acme --out acme --module 'acme-*' --capability audio --capability log --days 365
+"""
 _INSPECT_EXAMPLES = """
 [bold]Examples[/bold]
 
 stagebox keys inspect cluster/mixer
+
+stagebox keys inspect acme/vendor.toml
 
 stagebox keys inspect ops/client.crt --json
 """
@@ -57,29 +63,20 @@ def gen_cluster(
     ],
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="What the cluster is called.")],
     passphrase_file: PassphraseFileOption = None,
-    no_passphrase: Annotated[
-        bool, typer.Option("--no-passphrase", help="Write the private keys unencrypted.")
-    ] = False,
+    no_passphrase: NoPassphraseOption = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make every key of a new cluster: root and issuing CA, cluster authority, NATS accounts, storage key."""
     from datetime import UTC, datetime
 
-    from stagebox.errors import ConfigError
     from stagebox.identity import check_name
-    from stagebox_keys import passphrase
     from stagebox_keys.cluster import generate_cluster, refuse_existing
 
     # Before anybody is asked for a passphrase.
     check_name("cluster", name)
     refuse_existing(directory)
-    if no_passphrase and passphrase_file is not None:
-        raise ConfigError("--no-passphrase and --passphrase-file contradict each other", remedy="say one")
-    secret: bytes | None = None
-    if not no_passphrase:
-        said = _given(ctx, passphrase_file, config)
-        secret = passphrase.ask_new() if said is None else passphrase.for_new_keys(said)
+    secret = cli_passphrase.for_new_keys(ctx, passphrase_file, no_passphrase, config)
     made = generate_cluster(directory, name, secret, datetime.now(UTC))
     if as_json:
         typer.echo(
@@ -122,15 +119,14 @@ def gen_client(
     from datetime import UTC, datetime
 
     from stagebox.identity import check_name
-    from stagebox_keys import layout, passphrase
+    from stagebox_keys import layout
     from stagebox_keys.client import generate_client, mixer_directory
     from stagebox_keys.cluster import refuse_existing
 
     check_name("client", name)
     refuse_existing(out)
     issuing_key = mixer_directory(directory) / layout.ISSUING_KEY
-    file, value = _sources(ctx, passphrase_file, config)
-    secret = passphrase.to_open(issuing_key, file, value, file_first=passphrase_file is not None)
+    secret = cli_passphrase.to_open(ctx, issuing_key, passphrase_file, config)
     made = generate_client(directory, role, name, out, secret, datetime.now(UTC), days)
     if as_json:
         typer.echo(
@@ -153,6 +149,66 @@ def gen_client(
     typer.echo("The key is not encrypted: whoever reads the directory is this client.")
 
 
+@app.command("gen-vendor", epilog=_VENDOR_EXAMPLES)
+def gen_vendor(
+    ctx: typer.Context,
+    owner: Annotated[str, typer.Option("--owner", metavar="NAME", help="Who signs modules with the key.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory to make for the vendor.")],
+    days: Annotated[int, typer.Option("--days", metavar="N", help="How long the key is trusted.")] = 730,
+    module: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--module", metavar="PATTERN", help="Names it signs, such as 'acme-*'; may be given again."
+        ),
+    ] = None,
+    capability: Annotated[
+        list[Capability] | None,
+        typer.Option(
+            "--capability", help="What its modules may ask for; may be given again. All but clock if none."
+        ),
+    ] = None,
+    passphrase_file: PassphraseFileOption = None,
+    no_passphrase: NoPassphraseOption = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the key that signs a vendor's Wasm modules, and the file a mixer's operator trusts it by."""
+    from datetime import UTC, datetime
+
+    from stagebox.identity import check_name
+    from stagebox_keys.cluster import refuse_existing
+    from stagebox_keys.inspection import vendor_facts
+    from stagebox_keys.vendor import ANY_MODULE, USUAL_CAPABILITIES, generate_vendor
+
+    check_name("vendor", owner)
+    refuse_existing(out)
+    now = datetime.now(UTC)
+    made = generate_vendor(
+        out,
+        owner,
+        cli_passphrase.for_new_keys(ctx, passphrase_file, no_passphrase, config),
+        now,
+        days=days,
+        capabilities=capability or USUAL_CAPABILITIES,
+        modules=module or ANY_MODULE,
+    )
+    _say_vendor(made, vendor_facts(made.root, now), as_json=as_json)
+
+
+def _say_vendor(made: NewVendor, facts: dict[str, object], *, as_json: bool) -> None:
+    from stagebox_keys import layout
+
+    if as_json:
+        whole = {**facts, "directory": str(made.directory), "encrypted": made.encrypted, "files": made.files}
+        typer.echo(json.dumps(whole, indent=2))
+        return
+    key, root = made.directory / layout.VENDOR_KEY, made.directory / layout.VENDOR_TOML
+    _echo_facts(facts)
+    protected = "encrypted with your passphrase" if made.encrypted else "NOT encrypted"
+    typer.echo(f"{key}   signs modules, {protected}: stagebox wasm sign FILE --key {key}")
+    typer.echo(f"{root}  public: a mixer's operator narrows it and puts it into data/wasm/keys")
+
+
 @app.command("inspect", epilog=_INSPECT_EXAMPLES)
 def inspect_path(
     ctx: typer.Context,
@@ -166,7 +222,7 @@ def inspect_path(
 
     from stagebox_keys.inspection import inspect
 
-    found = inspect(path, _given(ctx, passphrase_file, config), datetime.now(UTC))
+    found = inspect(path, cli_passphrase.given(ctx, passphrase_file, config), datetime.now(UTC))
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
@@ -184,17 +240,3 @@ def _echo_facts(facts: dict[str, object]) -> None:
         shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         typer.echo(f"{name:<{width}}  {printable(shown)}")
     typer.echo("")
-
-
-def _given(ctx: typer.Context, flag: Path | None, config: Path | None) -> bytes | None:
-    from stagebox_keys.passphrase import given
-
-    file, value = _sources(ctx, flag, config)
-    return given(file, value, file_first=flag is not None)
-
-
-def _sources(ctx: typer.Context, flag: Path | None, config: Path | None) -> tuple[Path | None, str | None]:
-    from stagebox_keys.settings import KeysSettings
-
-    settings = settings_for(ctx, KeysSettings, {"passphrase_file": flag}, config=config)
-    return settings.passphrase_file, settings.passphrase.get_secret_value() if settings.passphrase else None

@@ -18,6 +18,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from stagebox.certificates import fingerprint, load_certificates
 from stagebox.errors import InputError, KeyFileError, StageboxError
 from stagebox.keyfiles import load_private_key
+from stagebox.modules import vendor_root
+from stagebox.modules.statement import key_id
+from stagebox.modules.vendor_root import VendorRoot
 from stagebox_keys import layout, nats_jwt
 from stagebox_keys.cluster_file import ClusterInfo
 from stagebox_keys.limits import LIMITS
@@ -60,11 +63,13 @@ def _describe(path: Path, passphrase: bytes | None, now: datetime) -> list[Facts
         return [{**head, **_cluster(path)}]
     if path.name == layout.CLIENT_PROFILE:
         return [{**head, "kind": "client settings"}]
+    if path.suffix == ".toml":
+        return [{**head, **_vendor(path, data, now)}]
     try:
         return [{**head, **_token(data.decode("ascii").strip())}]
     except (InputError, UnicodeDecodeError):
         raise InputError(
-            f"{path} is no key, certificate, NATS token or cluster file",
+            f"{path} is no key, certificate, NATS token, vendor or cluster file",
             remedy="for a rack's state.flux use `stagebox passport inspect`",
         ) from None
 
@@ -85,7 +90,11 @@ def _private_key(path: Path, data: bytes, passphrase: bytes | None) -> Facts:
     facts: Facts = {"kind": "private key", "encrypted": encrypted}
     if encrypted and passphrase is None:
         return {**facts, "public": "give the passphrase to see it"}
-    return {**facts, **_public_key(load_private_key(path, passphrase).public_key())}
+    public = load_private_key(path, passphrase).public_key()
+    facts |= _public_key(public)
+    if path.name == layout.VENDOR_KEY and isinstance(public, Ed25519PublicKey):
+        facts["key_id"] = key_id(public.public_bytes_raw()).hex()
+    return facts
 
 
 def _public_pem(path: Path, data: bytes) -> Facts:
@@ -132,6 +141,45 @@ def _certificate(certificate: x509.Certificate, now: datetime) -> Facts:
         "fingerprint": fingerprint(certificate),
         **_public_key(certificate.public_key()),
     }
+
+
+def _vendor(path: Path, data: bytes, now: datetime) -> Facts:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text") from None
+    return vendor_facts(vendor_root.parse(text, str(path)), now)
+
+
+def vendor_facts(root: VendorRoot, now: datetime) -> Facts:
+    """Describe a vendor root."""
+    facts: Facts = {
+        "kind": "module vendor",
+        "owner": root.owner,
+        "key_id": root.key_id.hex(),
+        "public": root.public.hex(),
+        "not_before": _utc(root.not_before),
+        "not_after": _utc(root.not_after),
+        "state": _vendor_state(root, now),
+        "capabilities": [capability.value for capability in root.capabilities],
+        "modules": list(root.modules),
+    }
+    if root.revoked:
+        facts["reason"] = root.reason
+    return facts
+
+
+def _vendor_state(root: VendorRoot, now: datetime) -> str:
+    now_ns = int(now.timestamp() * 1e9)
+    if root.revoked:
+        return "revoked"
+    if now_ns < root.not_before:
+        return "not yet valid"
+    return "valid" if now_ns < root.not_after else "expired"
+
+
+def _utc(time_ns: int) -> str:
+    return datetime.fromtimestamp(time_ns // 1_000_000_000, UTC).isoformat()
 
 
 def _cluster(path: Path) -> Facts:

@@ -33,6 +33,10 @@ CLIENT_KEY = "client.key"
 CLIENT_CERT = "client.crt"
 CLIENT_PROFILE = "profile.toml"
 
+# In a module vendor's directory
+VENDOR_KEY = "vendor.key"
+VENDOR_TOML = "vendor.toml"
+
 
 def account_jwt(account: str) -> str:
     """File name in ``mixer/nats/`` of the token of ``sys``, ``auth``, ``stagebox`` or ``store``."""

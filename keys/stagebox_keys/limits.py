@@ -18,6 +18,10 @@ class KeyLimits:
     server_certificate_days: int = 90
     client_certificate_days: int = 365
     client_certificate_max_days: int = 825
+    vendor_days: int = 730
+    vendor_max_days: int = 3653
+    module_signature_days: int = 730
+    module_signature_max_days: int = 3653
     backdate_s: int = 300
     csr_bytes: int = 16 * 1024
     pem_bytes: int = 256 * 1024

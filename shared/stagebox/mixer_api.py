@@ -7,7 +7,7 @@ certificate, our role, or the request itself.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,7 @@ from stagebox.errors import BusError, InputError, KeyFileError, StageboxError, T
 from stagebox.tls import client_context
 
 _TIMEOUT_S = 10.0
+_UPLOAD_S = 120.0
 _MAX_ANSWER_BYTES = 16 << 20
 
 
@@ -61,7 +62,7 @@ class MixerApi:
 
     def revoke_token(self, token_id: str) -> dict[str, Any]:
         """Revoke a token that was not used yet."""
-        return self._call("DELETE", f"/api/v1/tokens/{_segment(token_id)}")
+        return self._call("DELETE", f"/api/v1/tokens/{segment(token_id)}")
 
     def racks(self, status: str | None = None) -> list[dict[str, Any]]:
         """Return all registered racks, or those of one status."""
@@ -69,7 +70,7 @@ class MixerApi:
 
     def rack(self, name: str) -> dict[str, Any]:
         """Return one rack."""
-        return self._call("GET", f"/api/v1/racks/{_segment(name)}")
+        return self._call("GET", f"/api/v1/racks/{segment(name)}")
 
     def approve(self, name: str, reason: str = "") -> dict[str, Any]:
         """Approve a pending rack."""
@@ -96,23 +97,23 @@ class MixerApi:
         body: dict[str, object] = {"bus": bus, "ttl_s": ttl_s}
         if lease is not None:
             body["lease"] = lease
-        return self._call("POST", f"/api/v1/racks/{_segment(rack)}/listen", body)
+        return self._call("POST", f"/api/v1/racks/{segment(rack)}/listen", body)
 
     def release(self, rack: str, bus: str, lease: str) -> dict[str, Any]:
         """End a lease."""
         return self._call(
-            "DELETE", f"/api/v1/racks/{_segment(rack)}/listen/{_segment(bus)}/{_segment(lease)}"
+            "DELETE", f"/api/v1/racks/{segment(rack)}/listen/{segment(bus)}/{segment(lease)}"
         )
 
     def reset_meters(self, name: str, source: str = "", programme: str = "") -> dict[str, Any]:
         """Start a rack's integrated loudness, range and maxima again."""
         body: dict[str, object] = {"source": source, "programme": programme}
-        return self._call("POST", f"/api/v1/racks/{_segment(name)}/reset-meters", body)
+        return self._call("POST", f"/api/v1/racks/{segment(name)}/reset-meters", body)
 
     def remove(self, name: str, reason: str = "") -> dict[str, Any]:
         """Take a rack out of the registry."""
         return self._call(
-            "DELETE", f"/api/v1/racks/{_segment(name)}", params={"reason": reason} if reason else {}
+            "DELETE", f"/api/v1/racks/{segment(name)}", params={"reason": reason} if reason else {}
         )
 
     def denied(self) -> dict[str, Any]:
@@ -125,7 +126,7 @@ class MixerApi:
 
     def clear(self, kind: str, value: str, reason: str = "") -> dict[str, Any]:
         """Lift a ban."""
-        path = f"/api/v1/denied/{_segment(kind)}/{_segment(value)}"
+        path = f"/api/v1/denied/{segment(kind)}/{segment(value)}"
         return self._call("DELETE", path, params={"reason": reason} if reason else {})
 
     def audit(self, after: int, limit: int) -> dict[str, Any]:
@@ -143,7 +144,7 @@ class MixerApi:
     ) -> Iterator[Iterator[bytes]]:
         """Give the bytes of an Arrow IPC stream with every record of one kind; dates are UTC, YYYY-MM-DD, both in."""
         params = {name: value for name, value in (("rack", rack), ("first", first), ("last", last)) if value}
-        path = f"/api/v1/lake/records/{_segment(kind)}"
+        path = f"/api/v1/lake/records/{segment(kind)}"
         with self._explained(), self._client.stream("GET", path, params=params) as response:
             if not response.is_success:
                 response.read()
@@ -164,12 +165,12 @@ class MixerApi:
     def lake_release(self, name: str, reason: str = "") -> dict[str, Any]:
         """Lift a legal hold."""
         return self._call(
-            "DELETE", f"/api/v1/lake/holds/{_segment(name)}", params={"reason": reason} if reason else {}
+            "DELETE", f"/api/v1/lake/holds/{segment(name)}", params={"reason": reason} if reason else {}
         )
 
     def _step(self, name: str, step: str, reason: str) -> dict[str, Any]:
         body: dict[str, object] = {"reason": reason} if reason else {}
-        return self._call("POST", f"/api/v1/racks/{_segment(name)}/{step}", body)
+        return self._call("POST", f"/api/v1/racks/{segment(name)}/{step}", body)
 
     def _list(self, path: str, field: str, params: dict[str, str] | None = None) -> list[dict[str, Any]]:
         found = self._call("GET", path, params=params).get(field)
@@ -183,22 +184,36 @@ class MixerApi:
         path: str,
         body: dict[str, object] | None = None,
         *,
-        params: dict[str, str] | None = None,
+        params: Mapping[str, str | list[str]] | None = None,
     ) -> dict[str, Any]:
         with self._explained():
             response = self._client.request(method, path, json=body, params=params or None)
+        return self._answer(response)
+
+    def _upload(
+        self, path: str, pieces: Iterator[bytes], size: int, params: Mapping[str, str | list[str]]
+    ) -> dict[str, Any]:
+        """Post ``size`` bytes as they come; the mixer may take long over what they say."""
+        headers = {"content-length": str(size), "content-type": "application/octet-stream"}
+        with self._explained(_UPLOAD_S):
+            response = self._client.post(
+                path, content=pieces, headers=headers, params=params or None, timeout=_UPLOAD_S
+            )
+        return self._answer(response)
+
+    def _answer(self, response: httpx.Response) -> dict[str, Any]:
         answer = _json(response)
         if response.is_success and isinstance(answer, dict):
             return answer
         raise _refusal(self._url, response.status_code, answer)
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explained(self, timeout_s: float = _TIMEOUT_S) -> Iterator[None]:
         try:
             yield
         except httpx.TimeoutException:
             raise BusError(
-                f"the mixer at {self._url} did not answer within {_TIMEOUT_S:.0f} s",
+                f"the mixer at {self._url} did not answer within {timeout_s:.0f} s",
                 remedy="check the address and the network",
             ) from None
         except httpx.TransportError as error:
@@ -244,7 +259,7 @@ def _json(response: httpx.Response) -> Any:
         return None
 
 
-def _segment(value: str) -> str:
+def segment(value: str) -> str:
     """Return ``value`` as one segment of a path, whatever is in it."""
     return quote(value, safe="")
 

@@ -15,4 +15,7 @@ ONE_LINERS = {
     "passport": "Look into a rack's passport.",
     "rack": "Run this machine as a rack; look after its journal.",
     "tail": "Follow what racks publish, and verify it.",
+    "wasm": "Wasm modules: write, build, sign, verify and try them; import and assign them.",
+    "wasm.sign": "Sign a module with a vendor's key.",
+    "wasm.test": "Run a module on this machine in the rack's own host: timing, fuel, levels, records.",
 }

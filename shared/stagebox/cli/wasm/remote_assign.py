@@ -1,0 +1,134 @@
+"""``stagebox wasm {assign,unassign}``: which module runs where, and on how many racks."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from stagebox.cli.admin.calls import IdentityOption, MixerOption, ReasonOption
+from stagebox.cli.options import ConfigOption, JsonOption
+from stagebox.cli.wasm.remote_calls import ModuleArgument, modules_api, named
+
+app = typer.Typer()
+
+_ASSIGN = """
+The points: [bold]meters[/bold] before the meters of a source, [bold]monitor[/bold] on a monitor bus, [bold]tap[/bold]
+beside a source, [bold]telemetry[/bold] beside the publisher. With --id of an assignment that is there already, it is
+changed: a new version replaces the one before, and goes back to it by itself where it fails.
+
+[bold]Examples[/bold]
+
+stagebox wasm assign acme-gain@1.2.0 --rack 'stage-*' --point meters --source main --param gain=0.5
+
+stagebox wasm assign acme-gain@1.3.0 --id acme-gain-1f0c9b2a --rack 'stage-*' --point meters --source main --percent 10
+"""
+_UNASSIGN = """
+[bold]Example[/bold]
+
+stagebox wasm unassign acme-gain-1f0c9b2a --reason "the tour is over"
+"""
+
+
+@app.command("assign", epilog=_ASSIGN)
+def assign(
+    ctx: typer.Context,
+    module: ModuleArgument,
+    rack: Annotated[
+        list[str],
+        typer.Option("--rack", metavar="PATTERN", help="A rack, or a pattern such as 'stage-*'; repeatable."),
+    ],
+    point: Annotated[
+        str, typer.Option("--point", metavar="POINT", help="meters, monitor, tap or telemetry.")
+    ],
+    source: Annotated[
+        str, typer.Option("--source", metavar="NAME", help="The source; may be left out for telemetry only.")
+    ] = "",
+    bus: Annotated[
+        str, typer.Option("--bus", metavar="NAME", help="The monitor bus, for monitor only.")
+    ] = "",
+    param: Annotated[
+        list[str] | None,
+        typer.Option("--param", metavar="NAME=VALUE", help="A parameter's value; repeatable."),
+    ] = None,
+    percent: Annotated[
+        int,
+        typer.Option("--percent", metavar="N", min=0, max=100, help="Of the racks; the others keep theirs."),
+    ] = 100,
+    assignment: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="Name it, or change the one of that name.")
+    ] = None,
+    reason: ReasonOption = "",
+    mixer: MixerOption = None,
+    identity: IdentityOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a module at one place of some racks; connected ones begin at once."""
+    from stagebox.cli.admin.rendering import echo_json, echo_lines
+    from stagebox.cli.wasm.remote_view import assignment_table
+    from stagebox.mixer_modules import WantedAssignment
+
+    name, version = named(module)
+    wanted = WantedAssignment(
+        module=name,
+        version=version,
+        racks=rack,
+        point=point,
+        source=source,
+        bus=bus,
+        params=values(param or []),
+        percent=percent,
+        id=assignment,
+        reason=reason,
+    )
+    with modules_api(ctx, mixer, identity, config) as api:
+        made = api.assign(wanted)
+    if as_json:
+        echo_json(made)
+        return
+    echo_lines(assignment_table([made]))
+    if not made.get("on"):
+        echo_lines(["no registered rack is meant by it: check the patterns"])
+
+
+@app.command("unassign", epilog=_UNASSIGN)
+def unassign(
+    ctx: typer.Context,
+    assignment: Annotated[str, typer.Argument(metavar="ID", help="The assignment, see `wasm list`.")],
+    reason: ReasonOption = "",
+    mixer: MixerOption = None,
+    identity: IdentityOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove an assignment; racks stop what they ran by it."""
+    from stagebox.cli.admin.rendering import echo_json, echo_lines
+
+    with modules_api(ctx, mixer, identity, config) as api:
+        answer = api.unassign(assignment, reason)
+    if as_json:
+        echo_json(answer)
+        return
+    echo_lines([f"{answer.get('id')} is removed; connected racks stop it now, the others when they connect"])
+
+
+def values(pairs: list[str]) -> dict[str, float]:
+    """Return the values that ``NAME=VALUE`` texts give.
+
+    Raises:
+        InputError: one is not of that form, or names a parameter again.
+    """
+    from stagebox.errors import InputError
+
+    found: dict[str, float] = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        try:
+            value = float(text)
+        except ValueError:
+            raise InputError(f"--param {pair!r} gives no number", remedy="write NAME=VALUE") from None
+        if name in found or value != value or value in (float("inf"), float("-inf")):
+            raise InputError(f"--param {pair!r} is said twice, or no finite number")
+        found[name] = value
+    return found
