@@ -20,6 +20,7 @@ from stagebox.errors import StageboxError
 from stagebox.files import check_writable_dir, make_private_dir
 from stagebox.identity import MixerId, check_name
 from stagebox.keyfiles import signing_key
+from stagebox.records.status import Status
 from stagebox.systemd import Notifier
 from stagebox.tasks import end_tasks
 from stagebox.tls import load_identity, server_context
@@ -121,7 +122,12 @@ class Mixer:
         await members.start(self._connect, self._exit, now_s=now_s)
         self._membership = members
         watch = self._watch = JournalWatch(lake, audit)
-        members.presence.heard = watch.heard
+
+        def heard(rack: str, status: Status) -> None:
+            watch.heard(rack, status)
+            members.modules.heard(rack, status)
+
+        members.presence.heard = heard
         self._exit.push_async_callback(watch.stop)
         await self._start_api(listener, members, lake, audit, AuditReader(lambda: bus.js))
         for name, work in members.background().items():
@@ -148,6 +154,8 @@ class Mixer:
     async def _prepare(self) -> socket.socket:
         settings = self._settings
         make_private_dir(settings.data)
+        if settings.wasm_dir is None:  # one that is named may be root's
+            make_private_dir(settings.vendor_keys)
         check_writable_dir(settings.data, "--data-dir")
         listener = bind(settings.https_host, settings.https_port, "--https-port")
         self._exit.callback(listener.close)
@@ -225,6 +233,7 @@ class Mixer:
                 commands=members.commands,
                 listening=members.listening,
                 presence=members.presence,
+                modules=members.modules,
                 audit=audit,
                 audit_reader=reader,
                 access=access,

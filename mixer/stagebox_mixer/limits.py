@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from stagebox.modules.statement import ModuleLimits
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class MixerLimits:
     )
     public_per_s: float = 20.0
     public_sources: int = 4096
+    metric_modules_per_rack: int = 64  # modules of one rack that have series of their own
     expiry_warning_days: float = 7.0
     expiry_warning_share: float = 0.25  # of a certificate's life; a renewal in time leaves at least that
 
@@ -147,6 +150,21 @@ class MixerLimits:
     )
     requests_per_s: float = 2.0
     requests_racks: int = 65_536  # whose rate is remembered
+    requests_modules_burst: int = 128  # of one rack for pieces of modules: 32 MiB
+    requests_modules_per_s: float = 32.0
+
+    # Modules
+    module_limits: ModuleLimits = field(default_factory=ModuleLimits)  # where an import says nothing else
+    module_record_bytes: int = 64 << 10
+    modules: int = 4096  # versions in the registry
+    module_cache_bytes: int = 32 << 20  # of verified files kept for racks that fetch
+    module_store_s: float = 30.0  # to write or read one file
+    vendor_roots: int = 256
+    assignments: int = 1024
+    assignment_patterns: int = 64
+    patches_at_once: int = 16  # racks told of a new sheet at the same time
+    patch_racks: int = 65_536  # whose last sheet is remembered
+    module_faults_waiting: int = 1024
 
     # Audit
     audit_batch_from_rows: int = 8  # fewer are written one by one: a batch costs the server about 3 ms

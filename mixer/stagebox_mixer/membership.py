@@ -1,4 +1,5 @@
-"""Who belongs to the cluster, wired: deny list, lifecycle, enrollment, admission, enforcement, commands, requests.
+"""Who belongs to the cluster, wired: deny list, lifecycle, enrollment, admission, enforcement, commands, requests,
+and the modules that racks run.
 
 Part of the composition root. The order matters: the deny list is known before anybody is admitted, and requests
 are taken only when there is somebody to answer them.
@@ -37,6 +38,8 @@ from stagebox_mixer.lifecycle.expiry import ExpirySweep
 from stagebox_mixer.lifecycle.machine import Terms
 from stagebox_mixer.lifecycle.service import LifecycleService
 from stagebox_mixer.listening.service import Listening
+from stagebox_mixer.modules.importing import prove
+from stagebox_mixer.modules.service import ModuleService
 from stagebox_mixer.nats import credentials
 from stagebox_mixer.nats.credentials import BusUser
 from stagebox_mixer.presence.service import PresenceService
@@ -58,6 +61,8 @@ class Membership:
     ) -> None:
         self._keys = keys
         self._audit = audit
+        self._settings = settings
+        self._store = store
         self._tasks: set[asyncio.Task[None]] = set()
         self.registry = registry
         self.tally = TalliedAudit(audit)
@@ -127,6 +132,7 @@ class Membership:
         )
         stop.push_async_callback(delivery.stop)
         self.lifecycle.deliver = delivery.deliver
+        await self._start_modules(stop)
         desk = RequestDesk(
             bus=self._live,
             audit=self._audit,
@@ -134,10 +140,27 @@ class Membership:
                 Verb.RENEW: lambda data, host: self.lifecycle.renew(data, via="snake", host=host),
                 Verb.SYNC: lambda data, host: self.lifecycle.sync(data, host=host),
                 Verb.DENY_LIST: lambda data, host: self.lifecycle.deny_list(data, host=host),
+                **self.modules.handlers,
             },
         )
         await desk.start()
         stop.push_async_callback(desk.stop)
+
+    async def _start_modules(self, stop: AsyncExitStack) -> None:
+        self.modules = ModuleService(
+            keys=self._keys,
+            vendor_keys=self._settings.vendor_keys,
+            store=self._store,
+            live=self._live,
+            registry=self.registry,
+            denials=self.denials,
+            audit=self._audit,
+            commands=self.commands,
+            connections=self.connections,
+            prove=prove,
+        )
+        await self.modules.start()
+        stop.push_async_callback(self.modules.stop)
 
     async def _start_callout(self, bus: BusClient, stop: AsyncExitStack) -> None:
         self.callout = Callout(
@@ -164,6 +187,7 @@ class Membership:
             "expiry": self.expiry.run(),
             "listening": self.listening.run(),
             "presence": self.presence.run(),
+            "modules": self.modules.run(),
         }
 
     def _deny_list_changed(self, _now: DenyList) -> None:

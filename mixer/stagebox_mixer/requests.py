@@ -30,6 +30,7 @@ from stagebox_mixer.source_rate import SourceRate
 log = structlog.get_logger()
 
 QUEUE = "requests"
+_PIECES = f".{Verb.MODULE.value}"
 _INBOX_REST = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 
 Handler = Callable[[bytes, str], Awaitable[bytes]]
@@ -90,6 +91,12 @@ class RequestDesk:
         self._rate = SourceRate(
             per_s=limits.requests_per_s, burst=limits.requests_burst, max_sources=limits.requests_racks
         )
+        # Files come in many pieces, and must not use up what a rack may ask besides.
+        self._pieces = SourceRate(
+            per_s=limits.requests_modules_per_s,
+            burst=limits.requests_modules_burst,
+            max_sources=limits.requests_racks,
+        )
         self._slots = asyncio.Semaphore(limits.requests_at_once)
         self._of_rack: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -113,7 +120,8 @@ class RequestDesk:
 
     def _on_request(self, message: BusMessage) -> None:
         rack = message.subject.split(".")[1]
-        if self._rate.wait_s(rack, time.monotonic()):
+        rate = self._pieces if message.subject.endswith(_PIECES) else self._rate
+        if rate.wait_s(rack, time.monotonic()):
             self._refuse(rack, RequestRefused("too_many_requests", "the rack asks too often"))
             return
         if (

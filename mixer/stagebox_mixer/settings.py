@@ -36,6 +36,12 @@ class MixerSettings(SectionSettings):
     lake_keep_days: Annotated[
         int, Field(ge=0, le=36500, description="records older than this go, but for legal holds; 0 keeps all")
     ] = 0
+    wasm_dir: Annotated[
+        UserPath | None,
+        Field(
+            description="keys/ in it holds the trusted vendors of Wasm modules; by default wasm/ in data_dir"
+        ),
+    ] = None
     name: Annotated[str, Field(description="this mixer's name in logs and certificates")] = "mixer"
     public_names: Annotated[
         CommaList, Field(description="host names and addresses racks and people reach this mixer by")
@@ -71,6 +77,11 @@ class MixerSettings(SectionSettings):
     def lake_place(self) -> str:
         """Where the lake is."""
         return self.lake if self.lake is not None else str(self.data / "lake")
+
+    @property
+    def vendor_keys(self) -> Path:
+        """The directory of trusted vendors in effect."""
+        return (self.wasm_dir if self.wasm_dir is not None else self.data / "wasm") / "keys"
 
     @property
     def witness(self) -> Path:

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from nats.js import JetStreamContext
-from nats.js.api import DiscardPolicy, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import (
+    DiscardPolicy,
+    KeyValueConfig,
+    ObjectStoreConfig,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
 from nats.js.errors import NotFoundError
 
 WAL_STREAM = "WAL"
@@ -11,6 +18,11 @@ AUDIT_STREAM = "AUDIT"
 RACKS_BUCKET = "stagebox_racks"
 TOKENS_BUCKET = "stagebox_tokens"
 DENIED_BUCKET = "stagebox_denied"
+MODULES_BUCKET = "stagebox_modules"
+ASSIGNMENTS_BUCKET = "stagebox_assignments"
+WASM_OBJECTS = "stagebox_wasm"
+
+_BUCKETS = (RACKS_BUCKET, TOKENS_BUCKET, DENIED_BUCKET, MODULES_BUCKET, ASSIGNMENTS_BUCKET)
 
 
 def wal_stream() -> StreamConfig:
@@ -56,8 +68,9 @@ async def ensure(js: JetStreamContext) -> None:
         if config.allow_atomic and not held.allow_atomic:  # the first release made the audit without
             held.allow_atomic = True
             await js.update_stream(held)
-    for bucket in (RACKS_BUCKET, TOKENS_BUCKET, DENIED_BUCKET):
+    for bucket in _BUCKETS:
         await _ensure_bucket(js, bucket)
+    await _ensure_objects(js, WASM_OBJECTS)
 
 
 async def _ensure_bucket(js: JetStreamContext, bucket: str) -> None:
@@ -75,3 +88,11 @@ async def _ensure_bucket(js: JetStreamContext, bucket: str) -> None:
     if bool(held.allow_direct) != single:
         held.allow_direct = single
         await js.update_stream(held)
+
+
+async def _ensure_objects(js: JetStreamContext, bucket: str) -> None:
+    """Create an object store. What it holds is checked by its digest at every read, whichever copy answers."""
+    try:
+        await js.stream_info(f"OBJ_{bucket}")
+    except NotFoundError:
+        await js.create_object_store(bucket, ObjectStoreConfig(storage=StorageType.FILE))

@@ -22,6 +22,8 @@ from stagebox.tls import client_context
 _TIMEOUT_S = 10.0
 _UPLOAD_S = 120.0
 _MAX_ANSWER_BYTES = 16 << 20
+_PLAIN_CODES = frozenset({"forbidden", "denied", "unauthorized"})
+"""Codes that say no more than the message does."""
 
 
 class MixerApi:
@@ -101,9 +103,7 @@ class MixerApi:
 
     def release(self, rack: str, bus: str, lease: str) -> dict[str, Any]:
         """End a lease."""
-        return self._call(
-            "DELETE", f"/api/v1/racks/{segment(rack)}/listen/{segment(bus)}/{segment(lease)}"
-        )
+        return self._call("DELETE", f"/api/v1/racks/{segment(rack)}/listen/{segment(bus)}/{segment(lease)}")
 
     def reset_meters(self, name: str, source: str = "", programme: str = "") -> dict[str, Any]:
         """Start a rack's integrated loudness, range and maxima again."""
@@ -306,7 +306,9 @@ def _refusal(url: str, status: int, answer: object) -> StageboxError:
     remedy = fields.get("remedy")
     known = remedy if isinstance(remedy, str) else None
     if status in (401, 403):
-        return VerificationError(f"the mixer refused: {message}", remedy=known)
+        code = fields.get("error")
+        why = f" (code {code})" if isinstance(code, str) and code not in _PLAIN_CODES else ""
+        return VerificationError(f"the mixer refused: {message}{why}", remedy=known)
     if status == 429:
         return BusError(f"the mixer is too busy: {message}", remedy=known)
     if status == 504:

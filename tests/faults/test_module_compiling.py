@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import wasmtime
@@ -25,7 +26,7 @@ def large_wat(functions: int) -> str:
     return "(module " + f"(func (param i32) (result i32) {body} (local.get 0))" * functions + ")"
 
 
-def refusal(data: bytes, **changes: float) -> str:
+def refusal(data: bytes, **changes: Any) -> str:
     with pytest.raises(ModuleError) as caught:
         compile_module(data, dataclasses.replace(LIMITS, **changes))
     assert caught.value.code == "does_not_compile"

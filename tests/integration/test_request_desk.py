@@ -171,3 +171,20 @@ async def test_a_rack_that_asks_too_often_is_refused_unread_and_counted_in_one_r
     await scene.audited("request", reason="too_many_requests")
     await served.stop()
     assert (served.answered, served.refused) == (6, 50)
+
+
+async def test_a_file_in_many_pieces_leaves_a_rack_its_other_requests(scene: Scene) -> None:
+    async def handler(_data: bytes, _source: str) -> bytes:
+        return b"answer"
+
+    limits = replace(QUICK, requests_burst=2, requests_per_s=0.001, requests_modules_burst=20)
+    handlers = {Verb.SYNC: handler, Verb.MODULE: handler}
+    served = RequestDesk(bus=scene.live, audit=scene.audit, handlers=handlers, limits=limits)
+    await served.start()
+    rack = scene.rack.bus
+    for verb, count in ((Verb.MODULE, 20), (Verb.SYNC, 2)):
+        asked = request(scene, verb=verb.value).seal(scene.rack.key)
+        for _ in range(count):
+            assert (await rack.request(subjects.request(RACK, verb.value), asked)).payload == b"answer"
+    await served.stop()
+    assert (served.answered, served.refused) == (22, 0)

@@ -51,11 +51,15 @@ class SigningRack:
     def meter(self, source: str = "main", peak: float = -20.0) -> tuple[str, bytes]:
         """Return the next record of a source; the next checkpoint will list it."""
         subject = f"rack.{self.name}.meter.{source}"
+        payload = self.frame(self._next[subject], peak)
+        self.note(subject, payload)
+        return subject, payload
+
+    def note(self, subject: str, payload: bytes) -> None:
+        """Have the next checkpoint list a record of the caller's as the next one of its subject."""
         seq = self._next[subject]
         self._next[subject] = seq + 1
-        payload = self.frame(seq, peak)
         self._since.setdefault(subject, []).append((seq, record_digest(subject, payload)))
-        return subject, payload
 
     def checkpoint(
         self, *, streams: dict[str, StreamDigests] | None = None, key: SigningKey | None = None

@@ -59,6 +59,23 @@ class Messages:
             **self.deny_list, "Epoch": 4,
             "Modules": [["module", "sha256:" + "0e" * 32, T0 + 1], ["vendor", "0d" * 16, T0 + 2]],
         }  # fmt: skip
+        gain: Map = {
+            "ID": "gain-1f0c9b2a", "Module": "gain", "ModuleVersion": "1.0.0-rc.1+night", "Digest": bytes(range(32)),
+            "Size": 2718, "Point": "monitor", "Source": "main", "Bus": "foldback", "Params": {"gain": 0.5, "mix": 0.3},
+        }  # fmt: skip
+        self.insert = gain
+        noise: Map = {
+            **gain, "ID": "noise", "Module": "noise-events", "ModuleVersion": "2.0.0", "Point": "telemetry",
+            "Source": "", "Bus": "", "Params": {},
+        }  # fmt: skip
+        self.patch: Map = {**NAMES, "Serial": T0, "Inserts": [gain, noise]}
+        self.asks_patch = self.request("patch", {"Serial": T0 - 1})
+        self.patched = self.answer(self.asks_patch, {"Sheet": envelope("patch", cbor(self.patch), CLUSTER)})
+        self.asks_module = self.request("module", {"Digest": bytes(range(32)), "Offset": 0})
+        self.piece = self.answer(self.asks_module, {"Size": 2718, "Data": b"the first bytes of the file"})
+        self.not_assigned = {
+            **self.answer(self.asks_module, {}), "Error": "not_assigned", "Message": "not on the patch sheet",
+        }  # fmt: skip
         self.no_bans: Map = {**self.deny_list, "Epoch": 0, "Time": 0, "Denied": []}
         self.trust: Map = {
             "Version": 1, "Cluster": "flux-prod", "Serial": 1, "Issued": T0, "Roots": [self.root],
@@ -111,6 +128,10 @@ def control_vectors() -> Map:
         ("answer", "synced", made.synced), ("command", "passport", made.command),
         ("command", "status", made.status), ("ack", "done", made.ack), ("ack", "refused", made.refusal),
         ("trust", "one root", made.trust), ("deny_list", "three bans", made.deny_list),
+        ("patch", "two modules", made.patch), ("patch", "nothing", {**made.patch, "Serial": 0, "Inserts": []}),
+        ("request", "patch", made.asks_patch), ("answer", "patched", made.patched),
+        ("request", "module", made.asks_module), ("answer", "piece", made.piece),
+        ("answer", "not assigned", made.not_assigned),
         ("deny_list", "no ban", made.no_bans), ("deny_list", "a module and a vendor revoked", made.revoked),
         ("command", "unknown field is kept", {**made.status, "Colour": {"lamps": [1, 2]}}),
     ]  # fmt: skip
@@ -135,7 +156,7 @@ def signer(kind: str) -> Any:
 def refused(made: Messages) -> list[Map]:
     """Envelopes that must not be believed, each with its reason."""
     good = {"request": made.renew, "answer": made.renewed, "command": made.command, "ack": made.ack,
-            "trust": made.trust, "deny_list": made.deny_list}  # fmt: skip
+            "trust": made.trust, "deny_list": made.deny_list, "patch": made.patch}  # fmt: skip
     malformed: dict[str, dict[str, Map]] = {
         kind: {
             "unknown version": {**fields, "Version": 2},
@@ -180,6 +201,13 @@ def refused(made: Messages) -> list[Map]:
         "modules there and empty": {**made.deny_list, "Modules": []},
         "modules are a map": {**made.deny_list, "Modules": {}},
     }
+    malformed["patch"] |= {
+        **{
+            reason: {**made.patch, "Inserts": [insert]} for reason, insert in bad_inserts(made.insert).items()
+        },
+        "insert is a list": {**made.patch, "Inserts": [[made.insert]]},
+        "two inserts of one id": {**made.patch, "Inserts": [made.insert, made.insert]},
+    }
     tables = [
         ("DecodeError", kind, reason, envelope(kind, cbor(fields), signer(kind)))
         for kind, table in malformed.items()
@@ -205,6 +233,22 @@ def refused(made: Messages) -> list[Map]:
         {"kind": kind, "reason": reason, "error": error, "envelope": data}
         for error, kind, reason, data in tables
     ]
+
+
+def bad_inserts(gain: Map) -> dict[str, Map]:
+    """Inserts that no sheet may hold, by what is wrong with them."""
+    return {
+        **{f"insert without {name}": without(gain, name) for name in gain},
+        "unknown point": {**gain, "Point": "kitchen"},
+        "no source at the meters": {**gain, "Point": "meters", "Source": "", "Bus": ""},
+        "bus at the meters": {**gain, "Point": "meters"},
+        "monitor without a bus": {**gain, "Bus": ""},
+        "illegal id": {**gain, "ID": "a.b"},
+        "digest of 31 bytes": {**gain, "Digest": bytes(31)},
+        "size of nothing": {**gain, "Size": 0},
+        "size over 4 MiB": {**gain, "Size": (4 << 20) + 1},
+        "parameter is an integer": {**gain, "Params": {"gain": 1}},
+    }
 
 
 def refused_bodies(made: Messages) -> list[Map]:

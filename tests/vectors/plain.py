@@ -24,7 +24,7 @@ BOOT = bytes(range(16))
 T0 = 1_767_312_000_000_000_000  # 2026-01-02T00:00:00Z in ns
 PURPOSES = (
     "passport", "checkpoint", "wal", "seal", "request", "answer", "command", "ack", "trust", "deny_list",
-    "succession",
+    "succession", "patch",
 )  # fmt: skip
 DOMAINS = {name: f"stagebox.{name.replace('_', '')}.v1\0".encode() for name in PURPOSES}
 Map = dict[str, Any]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from stagebox_mixer.api import (
+    assignments,
     audit,
     denied,
     intake,
     lake,
     listening,
     metrics,
+    modules,
     problems,
     public,
     racks,
@@ -24,6 +26,6 @@ def make_app(services: Services) -> FastAPI:
     app = FastAPI(title="Stagebox mixer", version="1", docs_url=None, redoc_url=None)
     intake.install(app, services.audit)
     problems.install(app)
-    for part in (public, tokens, racks, listening, lake, denied, audit, metrics):
+    for part in (public, tokens, racks, listening, lake, denied, modules, assignments, audit, metrics):
         part.add_routes(app, services)
     return app

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from stagebox.control.listen import LEASE_BYTES
 from stagebox.limits import LIMITS as SHARED
+from stagebox.modules.limits import LIMITS as FORMAT
 from stagebox_mixer.limits import LIMITS
 
 
@@ -80,3 +81,26 @@ class HoldRequest(_Body):
     first: str = Field(default="", max_length=10)
     last: str = Field(default="", max_length=10)
     reason: Reason = Field(min_length=1)
+
+
+class RevokeRequest(_Body):
+    """``POST /api/v1/modules/{name}/{version}/revoke`` and ``/api/v1/vendors/{vendor}/revoke``."""
+
+    reason: Reason = Field(min_length=1)
+
+
+class AssignRequest(_Body):
+    """``POST /api/v1/assignments``: with an ``id`` that is there already it changes that one."""
+
+    id: str | None = Field(default=None, max_length=SHARED.max_name_chars)
+    module: str = Field(max_length=FORMAT.max_name_chars)
+    version: str = Field(max_length=FORMAT.max_version_chars)
+    racks: list[Annotated[str, Field(max_length=SHARED.max_name_chars)]] = Field(
+        max_length=LIMITS.assignment_patterns
+    )
+    point: str = Field(max_length=16)
+    source: str = Field(default="", max_length=SHARED.max_name_chars)
+    bus: str = Field(default="", max_length=SHARED.max_name_chars)
+    params: dict[str, float] = Field(default_factory=dict, max_length=FORMAT.max_params)
+    percent: int = 100
+    reason: Reason = ""

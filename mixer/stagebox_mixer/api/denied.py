@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 
-from stagebox.control.denylist import Denied, DenyKind, DenyList, denied
+from stagebox.control.denylist import REVOCATIONS, Denied, DenyKind, DenyList, denied
 from stagebox.errors import BusError, DecodeError, InputError, StageboxError
 from stagebox.identity import Role
 from stagebox_mixer.api.bodies import DenyRequest, Reason
@@ -33,7 +33,7 @@ def add_routes(app: FastAPI, services: Services) -> None:
     @app.post("/api/v1/denied")
     async def ban(body: DenyRequest, request: Request) -> dict[str, Any]:
         caller = await services.access.require(request, Role.ADMIN)
-        entry = denied(body.kind, body.value)
+        entry = _of_racks(denied(body.kind, body.value))
         if entry.kind is DenyKind.CERTIFICATE and entry.value == caller.certificate:
             raise InputError(
                 "this is the certificate you are calling with",
@@ -54,11 +54,21 @@ def add_routes(app: FastAPI, services: Services) -> None:
     @app.delete("/api/v1/denied/{kind}/{value}")
     async def clear(kind: str, value: str, request: Request, reason: Reason = "") -> dict[str, Any]:
         caller = await services.access.require(request, Role.ADMIN)
-        entry = denied(kind, value)
+        entry = _of_racks(denied(kind, value))
         if entry not in (await services.denials.read()).entries:
             raise NotFound(f"{kind} {value!r} is not denied", remedy="stagebox admin racks denied")
         deny = await services.denials.clear(entry.kind.value, entry.value, actor=caller.uri, reason=reason)
         return {**_head(deny), "kind": entry.kind.value, "value": entry.value}
+
+
+def _of_racks(entry: Denied) -> Denied:
+    """Modules have a way of their own in, which marks them in their registry, and no way out."""
+    if entry.kind in REVOCATIONS:
+        raise InputError(
+            f"{entry.kind.value}s are not denied here, and a revocation is final",
+            remedy="revoke with stagebox wasm revoke; to go on, import another version, or another key's",
+        )
+    return entry
 
 
 def _head(deny: DenyList) -> dict[str, Any]:

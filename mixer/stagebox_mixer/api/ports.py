@@ -12,6 +12,12 @@ from stagebox_mixer.audit import Row, StoredRow
 from stagebox_mixer.connections import LiveConnection
 from stagebox_mixer.denial.record import Note
 from stagebox_mixer.listening.service import Granted
+from stagebox_mixer.modules.assigning import Wanted
+from stagebox_mixer.modules.importing import Imported, ImportOptions
+from stagebox_mixer.modules.model import Assignment, ModuleEntry
+from stagebox_mixer.modules.revoking import Revoked
+from stagebox_mixer.modules.store import Catalogue
+from stagebox_mixer.modules.vendors import ListedVendor
 from stagebox_mixer.presence.roll import Presence
 from stagebox_mixer.registry.model import RackEntry
 
@@ -129,3 +135,33 @@ class Presences(Protocol):
 
     def of(self, rack: str) -> Presence:
         """Whether a rack is there now."""
+
+
+class Modules(Protocol):
+    """Wasm modules and where they run (``modules.service.ModuleService``)."""
+
+    async def catalogue(self) -> Catalogue:
+        """Return all modules and assignments."""
+
+    def vendors(self) -> Sequence[ListedVendor]:
+        """Return the files of the directory of trusted vendors."""
+
+    async def import_module(self, data: bytes, options: ImportOptions, *, actor: str) -> Imported:
+        """Import a vendor's file."""
+
+    async def reissue(self, name: str, version: str, *, actor: str, reason: str = "") -> ModuleEntry:
+        """Countersign a version again."""
+
+    async def revoke_module(self, name: str, version: str, *, reason: str, actor: str) -> Revoked:
+        """Revoke a version everywhere."""
+
+    async def revoke_vendor(self, vendor: str, *, reason: str, actor: str) -> Revoked:
+        """Revoke everything a vendor signed."""
+
+    async def assign(
+        self, wanted: Wanted, *, actor: str, name: str | None = None, reason: str = ""
+    ) -> Assignment:
+        """Make or change an assignment."""
+
+    async def unassign(self, name: str, *, actor: str, reason: str = "") -> Assignment:
+        """Remove an assignment."""

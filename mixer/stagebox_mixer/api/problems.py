@@ -10,7 +10,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from stagebox.errors import BusError, EnrollmentError, InputError, StageboxError, StorageError
+from stagebox.errors import (
+    BusError,
+    EnrollmentError,
+    InputError,
+    ModuleError,
+    StageboxError,
+    StorageError,
+)
 from stagebox_mixer.api.access import Forbidden
 from stagebox_mixer.commands.service import CommandUnanswered
 from stagebox_mixer.denial import DeniedError
@@ -19,6 +26,8 @@ from stagebox_mixer.lifecycle.refusals import LifecycleRefused
 from stagebox_mixer.listening.service import ListenRefused
 
 log = structlog.get_logger()
+
+_UNKNOWN = frozenset({"unknown_module", "unknown_assignment", "unknown_vendor"})
 
 
 class NotFound(InputError):
@@ -72,6 +81,8 @@ def _classify(error: StageboxError) -> tuple[int, str]:
             return 403, "forbidden"
         case NotFound():
             return 404, "not_found"
+        case ModuleError():
+            return (404 if error.code in _UNKNOWN else 403), error.code
         case ListenRefused():
             return 409, error.code
         case CommandUnanswered():

@@ -16,6 +16,7 @@ from stagebox_mixer.api.ports import (
     Enforcement,
     Lifecycle,
     Listening,
+    Modules,
     Presences,
 )
 from stagebox_mixer.enrollment.service import EnrollmentService
@@ -52,6 +53,7 @@ class Services:
     commands: Commands
     listening: Listening
     presence: Presences
+    modules: Modules
     audit: Audit
     audit_reader: AuditReader
     access: Access

@@ -34,14 +34,20 @@ def system_user(keys: NatsKeys, *, now_s: int) -> BusUser:
 
 def live_user(keys: NatsKeys, *, now_s: int) -> BusUser:
     """The mixer in account STAGEBOX, where racks and clients are: commands and announcements out,
-    requests, acks and heartbeats in.
+    requests, acks, heartbeats and alerts in.
 
     It may answer a request on whatever reply subject that names, once: there is no pattern that covers the racks'
     inboxes and nothing else. Whoever answers therefore checks the reply subject first; see ``requests.py``.
     """
     permissions = nats_jwt.Permissions(
         publish=(subjects.ALL_COMMANDS, subjects.TRUST, subjects.BEACON, subjects.DENY_LIST),
-        subscribe=(subjects.ALL_REQUESTS, subjects.ALL_ACKS, subjects.ALL_STATUSES, f"{LIVE_INBOX}.>"),
+        subscribe=(
+            subjects.ALL_REQUESTS,
+            subjects.ALL_ACKS,
+            subjects.ALL_STATUSES,
+            subjects.ALL_ALERTS,
+            f"{LIVE_INBOX}.>",
+        ),
         publish_deny=("rack.>", "$JS.>", "$SYS.>"),
         responses=1,
         responses_s=int(LIMITS.request_answer_s),

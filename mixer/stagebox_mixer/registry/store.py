@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from nats.js import JetStreamContext
-from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
 from stagebox.errors import BusError
@@ -19,7 +19,17 @@ from stagebox_mixer.outages import explained
 from stagebox_mixer.registry.model import RackEntry, TokenEntry
 from stagebox_mixer.streams import RACKS_BUCKET, TOKENS_BUCKET
 
-_Entry = TypeVar("_Entry", RackEntry, TokenEntry)
+_WRONG_LAST_SEQUENCE = (10071, 10164)
+
+
+class Encodable(Protocol):
+    """What a bucket holds."""
+
+    def encode(self) -> bytes:
+        """Return the stored form."""
+
+
+_Entry = TypeVar("_Entry", bound=Encodable)
 
 
 class Conflict(BusError):
@@ -76,8 +86,32 @@ class Bucket(Generic[_Entry]):
             except KeyWrongLastSequenceError:
                 raise Conflict(f"the entry {key!r} in {self._bucket} changed in between") from None
 
+    async def delete(self, key: str, *, revision: int) -> None:
+        """Remove the entry read at ``revision``.
+
+        Raises:
+            Conflict: the entry changed in between. BusError: the bus is down.
+        """
+        with explained(f"the registry ({self._bucket})"):
+            try:
+                await (await self._kv()).delete(key, last=revision)
+            except APIError as error:  # the client gives it a name of its own only where it writes
+                if error.err_code not in _WRONG_LAST_SEQUENCE:
+                    raise
+                raise Conflict(f"the entry {key!r} in {self._bucket} changed in between") from None
+
+    async def all(self) -> dict[str, _Entry]:
+        """Return every entry by its key.
+
+        Raises:
+            BusError: the bus is down. DecodeError: an entry is damaged.
+        """
+        keys = await self.keys()
+        found = await asyncio.gather(*(self.get(key) for key in keys))
+        return {key: stored.entry for key, stored in zip(keys, found, strict=True) if stored is not None}
+
     async def keys(self) -> list[str]:
-        """Return all keys, sorted.
+        """Return all keys, sorted; one may have been removed.
 
         Raises:
             BusError: the bus is down.

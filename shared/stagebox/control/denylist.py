@@ -2,6 +2,9 @@
 
 The mixer owns it; every rack keeps the newest it has seen and gives it back to a mixer whose own is older (one
 restored from a backup). Reasons are not in it: racks need not know why another was banned.
+
+Revoked Wasm modules and vendors are bans too, but travel in a field of their own, ``Modules``: a release that knows no
+modules keeps it unread, where an unknown kind in ``Denied`` would make it refuse the whole list.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from stagebox.limits import LIMITS
 
 _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _MACHINE = re.compile(r"[0-9a-f]{16}\Z")
+_VENDOR = re.compile(r"[0-9a-f]{32}\Z")
 
 
 class DenyKind(enum.StrEnum):
@@ -28,11 +32,21 @@ class DenyKind(enum.StrEnum):
     RACK = "rack"
     MACHINE = "machine"
     CERTIFICATE = "certificate"
+    MODULE = "module"
+    """A Wasm file by its digest, as the vendor signed it or as this cluster countersigned it."""
+    VENDOR = "vendor"
+    """Every Wasm file that a vendor's key signed."""
+
+
+REVOCATIONS = frozenset({DenyKind.MODULE, DenyKind.VENDOR})
+"""The kinds that are about modules and hit no rack."""
 
 
 @dataclass(frozen=True, order=True)
 class Denied:
-    """One ban: a rack's name, a machine id (16 hex digits) or a fingerprint (``sha256:<hex>``). ``since`` in ns."""
+    """One ban. ``value`` is a rack's name, a machine id (16 hex digits), a digest (``sha256:<hex>``, of a certificate
+    or a module) or a vendor's key id (32 hex digits), as ``kind`` says. ``since`` in ns.
+    """
 
     kind: DenyKind
     value: str
@@ -57,7 +71,13 @@ def denied(kind: str, value: str, *, since: int = 0) -> Denied:
             raise InputError(
                 f"{value!r} is not a certificate fingerprint", remedy="write sha256:<64 hexadecimal digits>"
             )
-        case DenyKind.MACHINE | DenyKind.CERTIFICATE:
+        case DenyKind.MODULE if not _FINGERPRINT.match(value):
+            raise InputError(
+                f"{value!r} is not the digest of a module", remedy="write sha256:<64 hexadecimal digits>"
+            )
+        case DenyKind.VENDOR if not _VENDOR.match(value):
+            raise InputError(f"{value!r} is not a vendor's key id", remedy="write its 32 hexadecimal digits")
+        case DenyKind.MACHINE | DenyKind.CERTIFICATE | DenyKind.MODULE | DenyKind.VENDOR:
             pass
         case _:
             raise InputError(f"{kind!r} cannot be denied", remedy="deny a rack, a machine or a certificate")
@@ -83,6 +103,15 @@ class DenyList:
             wanted.add((DenyKind.RACK, rack))
         if machine_id is not None:
             wanted.add((DenyKind.MACHINE, f"{machine_id:016x}"))
+        return self._first(wanted)
+
+    def matches_module(self, digests: Iterable[bytes], key_ids: Iterable[bytes]) -> Denied | None:
+        """Return the revocation that hits a module by any of its digests (SHA-256), or its vendor by key id."""
+        wanted = {(DenyKind.MODULE, module_value(digest)) for digest in digests}
+        wanted |= {(DenyKind.VENDOR, key_id.hex()) for key_id in key_ids}
+        return self._first(wanted)
+
+    def _first(self, wanted: set[tuple[DenyKind, str]]) -> Denied | None:
         return next((entry for entry in self.entries if (entry.kind, entry.value) in wanted), None)
 
     def with_denied(self, entry: Denied, *, now_ns: int) -> DenyList:
@@ -116,13 +145,16 @@ class DenyList:
 
     def encode(self) -> bytes:
         """Return the deterministic CBOR payload."""
+        modules = [entry for entry in self.entries if entry.kind in REVOCATIONS]
+        others = [entry for entry in self.entries if entry.kind not in REVOCATIONS]
         return close_payload(
             self.extra,
             {
                 "Cluster": self.cluster,
                 "Epoch": self.epoch,
                 "Time": self.time_ns,
-                "Denied": [[entry.kind.value, entry.value, entry.since] for entry in sorted(self.entries)],
+                "Denied": _wire(others),
+                **({"Modules": _wire(modules)} if modules else {}),
             },
         )
 
@@ -136,13 +168,19 @@ class DenyList:
         what = "deny list"
         fields = open_payload(payload, what, max_items=LIMITS.max_control_items + 4 * LIMITS.max_denied)
         raw = cbor.take(fields, "Denied", list, what)
-        if len(raw) > LIMITS.max_denied:
-            raise DecodeError(f"{what} holds {len(raw)} entries")
+        modules = cbor.take(fields, "Modules", list, what) if "Modules" in fields else None
+        if modules == []:
+            raise DecodeError(f"{what} field 'Modules' is there and empty")
+        count = len(raw) + len(modules or ())
+        if count > LIMITS.max_denied:
+            raise DecodeError(f"{what} holds {count} entries")
+        bans = [_entry(item, what, revocation=False) for item in raw]
+        revoked = [_entry(item, what, revocation=True) for item in modules or ()]
         return cls(
             cluster=cbor.take(fields, "Cluster", str, what),
             epoch=cbor.take_uint(fields, "Epoch", what),
             time_ns=cbor.take_uint(fields, "Time", what),
-            entries=tuple(_entry(item, what) for item in raw),
+            entries=tuple(sorted((*bans, *revoked)) if revoked else bans),
             extra=fields,
         )
 
@@ -156,11 +194,23 @@ def open_deny_list(data: bytes, cluster_public: bytes) -> DenyList:
     return DenyList.decode(envelope.open_envelope(envelope.DOMAIN_DENY_LIST, data, cluster_public))
 
 
-def _entry(item: object, what: str) -> Denied:
+def module_value(digest: bytes) -> str:
+    """Return the value by which a module of this digest (SHA-256, 32 bytes) is banned."""
+    return f"sha256:{digest.hex()}"
+
+
+def _wire(entries: Iterable[Denied]) -> list[list[str | int]]:
+    return [[entry.kind.value, entry.value, entry.since] for entry in sorted(entries)]
+
+
+def _entry(item: object, what: str, *, revocation: bool) -> Denied:
     match item:
         case [str(kind), str(value), int(since)] if since >= 0:
             try:
-                return denied(kind, value, since=since)
+                entry = denied(kind, value, since=since)
             except InputError as error:
                 raise DecodeError(f"{what}: {error.message}") from None
+            if (entry.kind in REVOCATIONS) is not revocation:
+                raise DecodeError(f"{what} holds a ban of kind {kind!r} in the wrong field")
+            return entry
     raise DecodeError(f"{what} holds something that is not a ban")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -25,8 +25,10 @@ from stagebox.audit_chain import Head
 from stagebox.certificates import fingerprint
 from stagebox.control.command import Ack, AckResult
 from stagebox.control.denylist import DenyList, denied
-from stagebox.errors import BusError
+from stagebox.errors import BusError, ModuleError
 from stagebox.identity import Role, check_name
+from stagebox.modules.capabilities import Capability
+from stagebox.modules.limits import LIMITS as FORMAT
 from stagebox.passport import PassportStatus
 from stagebox.records.walbatch import WalRecord
 from stagebox_mixer.api import intake
@@ -46,14 +48,25 @@ from stagebox_mixer.lake.state import Position
 from stagebox_mixer.lake.storage import LocalStorage
 from stagebox_mixer.limits import LIMITS
 from stagebox_mixer.listening.service import Granted, ListenRefused
+from stagebox_mixer.modules.assigning import Wanted
+from stagebox_mixer.modules.importing import Imported, ImportOptions
+from stagebox_mixer.modules.model import Assignment, ModuleEntry
+from stagebox_mixer.modules.revoking import Revoked
+from stagebox_mixer.modules.store import Catalogue
+from stagebox_mixer.modules.vendors import ListedVendor
 from stagebox_mixer.presence.roll import Heartbeat, Presence, PresenceState
 from stagebox_mixer.registry.model import PendingIssue, RackEntry, TokenEntry, TokenState
 from support.cluster import Cluster
 from support.frames import meter_frame
 from support.lake import commit
+from support.modules import VENDOR
+from support.patched import module_assignment, module_entry
 from support.rackside import Journal
 
 BAN = {"kind": "rack", "value": "stage-left", "reason": "stolen"}
+ASSIGNMENT = {
+    "module": "stage-left", "version": "1.0.0", "racks": ["*"], "point": "meters", "source": "main",
+}  # fmt: skip
 ROUTES: list[tuple[str, str, Any, Role | None]] = [
     ("GET", "/healthz", None, None),
     ("GET", "/api/v1/trust", None, None),
@@ -83,6 +96,17 @@ ROUTES: list[tuple[str, str, Any, Role | None]] = [
     ("GET", "/api/v1/lake/holds", None, Role.VIEWER),
     ("POST", "/api/v1/lake/holds", {"name": "stage-left", "reason": "why"}, Role.ADMIN),
     ("DELETE", "/api/v1/lake/holds/{name}", None, Role.ADMIN),
+    ("GET", "/api/v1/modules", None, Role.VIEWER),
+    ("GET", "/api/v1/modules/{name}", None, Role.VIEWER),
+    ("GET", "/api/v1/vendors", None, Role.VIEWER),
+    ("GET", "/api/v1/assignments", None, Role.VIEWER),
+    ("GET", "/api/v1/assignments/{name}", None, Role.VIEWER),
+    ("POST", "/api/v1/modules", None, Role.ADMIN),
+    ("POST", "/api/v1/modules/{name}/{version}/reissue", None, Role.ADMIN),
+    ("POST", "/api/v1/modules/{name}/{version}/revoke", {"reason": "backdoor"}, Role.ADMIN),
+    ("POST", "/api/v1/vendors/{vendor}/revoke", {"reason": "stolen"}, Role.ADMIN),
+    ("POST", "/api/v1/assignments", ASSIGNMENT, Role.ADMIN),
+    ("DELETE", "/api/v1/assignments/{name}", None, Role.ADMIN),
 ]
 GUARDED = [(method, path, body, role) for method, path, body, role in ROUTES if role is not None]
 STEPS = ("approve", "suspend", "activate", "rotate-secret")
@@ -92,8 +116,9 @@ BOOT = bytes(range(16))
 
 def at(path: str) -> str:
     return path.format(
-        name="stage-left", token_id="ab12", kind="rack", value="banned", bus="main", lease="ab" * 16
-    )
+        name="stage-left", token_id="ab12", kind="rack", value="banned", bus="main", lease="ab" * 16,
+        version="1.0.0", vendor="tone-works",
+    )  # fmt: skip
 
 
 def rack(name: str, **fields: object) -> RackEntry:
@@ -110,6 +135,48 @@ def rack(name: str, **fields: object) -> RackEntry:
         enrolled_at=1_700_000_000_000_000_000,
     )
     return dataclasses.replace(entry, **fields)  # type: ignore[arg-type]
+
+
+class MemoryModules:
+    """One module, called as everything else here is, with one assignment of the same name."""
+
+    def __init__(self, did: list[tuple[object, ...]], read: Callable[[], Awaitable[DenyList]]) -> None:
+        self._did = did
+        self._read = read
+        self.entry = module_entry(name="stage-left")
+        self.assignment = module_assignment(id="stage-left", module="stage-left")
+
+    async def catalogue(self) -> Catalogue:
+        return Catalogue({("stage-left", "1.0.0"): self.entry}, (self.assignment,), await self._read())
+
+    def vendors(self) -> list[ListedVendor]:
+        return [ListedVendor("tone-works.toml", VENDOR.root), ListedVendor("odd.toml", None, "not TOML")]
+
+    async def import_module(self, data: bytes, options: ImportOptions, *, actor: str) -> Imported:
+        self._did.append(("import", data, options, actor))
+        return Imported(self.entry, new=True)
+
+    async def reissue(self, name: str, version: str, *, actor: str, reason: str = "") -> ModuleEntry:
+        self._did.append(("reissue", name, version, actor, reason))
+        return self.entry
+
+    async def revoke_module(self, name: str, version: str, *, reason: str, actor: str) -> Revoked:
+        self._did.append(("revoke", name, version, reason, actor))
+        return Revoked((self.entry,), (), 5)
+
+    async def revoke_vendor(self, vendor: str, *, reason: str, actor: str) -> Revoked:
+        self._did.append(("revoke-vendor", vendor, reason, actor))
+        return Revoked((self.entry,), (VENDOR.root.key_id,), 5)
+
+    async def assign(
+        self, wanted: Wanted, *, actor: str, name: str | None = None, reason: str = ""
+    ) -> Assignment:
+        self._did.append(("assign", wanted, actor, name, reason))
+        return self.assignment
+
+    async def unassign(self, name: str, *, actor: str, reason: str = "") -> Assignment:
+        self._did.append(("unassign", name, actor, reason))
+        return self.assignment
 
 
 class Parts:
@@ -326,6 +393,7 @@ def api(parts: Parts, cluster: Cluster, lake: Lake) -> Iterator[Api]:
         commands=parts,
         listening=parts,
         presence=parts,
+        modules=MemoryModules(parts.did, parts.read),
         audit=parts,
         audit_reader=parts,
         access=access,
@@ -772,3 +840,59 @@ async def test_records_come_as_an_arrow_stream_with_typed_columns(api: Api, lake
         ("stage-left", 2, -2000),
     ]
     assert ipc.open_stream(other.content).read_all().num_rows == 0
+
+
+# Modules
+
+
+async def test_what_an_import_says_reaches_the_service_with_the_files_bytes(api: Api) -> None:
+    data = bytes(range(256)) * 512  # more than any other route takes
+    async with api.of(Role.ADMIN) as client:
+        answer = await client.post(
+            "/api/v1/modules",
+            content=data,
+            params={"grant": ["audio", "log"], "allow_older": True, "reason": "why", "epoch_ms": 5},
+        )
+        plain = await client.post("/api/v1/modules", content=data)
+        assert (answer.status_code, plain.status_code) == (200, 200), answer.text
+        over = await client.post("/api/v1/modules", content=bytes(FORMAT.max_module_bytes + 1))
+        elsewhere = await client.post("/api/v1/modules/stage-left/1.0.0/reissue", content=data)
+    assert (over.status_code, elsewhere.status_code) == (413, 413)
+    said, usual = (step for step in api.parts.did if step[0] == "import")
+    limits = dataclasses.replace(LIMITS.module_limits, epoch_ms=5)
+    wanted = ImportOptions((Capability.AUDIO, Capability.LOG), limits, allow_older=True, reason="why")
+    assert said == ("import", data, wanted, actor(Role.ADMIN))
+    assert usual == ("import", data, ImportOptions(), actor(Role.ADMIN))
+
+
+async def test_a_refused_module_is_answered_with_its_code_and_an_unknown_one_is_not_found(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with api.of(Role.ADMIN) as client:
+        for code, status in (("bad_signature", 403), ("unknown_key", 403), ("unknown_module", 404)):
+
+            async def refuse(*_args: object, code: str = code, **_options: object) -> Imported:
+                raise ModuleError(code, "no", remedy="another")
+
+            monkeypatch.setattr(api.services.modules, "import_module", refuse)
+            answer = await client.post("/api/v1/modules", content=b"x")
+            assert (answer.status_code, answer.json()) == (
+                status, {"error": code, "message": "no", "remedy": "another"},
+            )  # fmt: skip
+
+
+async def test_modules_assignments_and_vendors_are_shown_with_what_they_run_on(api: Api) -> None:
+    async with api.of(Role.VIEWER) as client:
+        (module,) = (await client.get("/api/v1/modules")).json()["modules"]
+        assert (module["name"], module["revoked"], module["digest"]) == ("stage-left", False, "01" * 32)
+        (assignment,) = (await client.get("/api/v1/assignments?module=stage-left")).json()["assignments"]
+        assert assignment["on"] == [{"rack": "stage-left", "version": "1.0.0"}]
+        assert (await client.get("/api/v1/assignments?module=eq")).json()["assignments"] == []
+        good, odd = (await client.get("/api/v1/vendors")).json()["vendors"]
+        assert (good["owner"], good["revoked"], good["problem"]) == ("tone-works", False, "")
+        assert odd == {"file": "odd.toml", "problem": "not TOML", "owner": None}
+        api.parts.bans = api.parts.bans.with_denied(denied("vendor", good["key_id"]), now_ns=2)
+        (banned, _) = (await client.get("/api/v1/vendors")).json()["vendors"]
+        assert banned["revoked"]
+        (missing, gone) = [await client.get(f"/api/v1/{kind}/nothing") for kind in ("modules", "assignments")]
+        assert (missing.json()["error"], gone.json()["error"]) == ("unknown_module", "unknown_assignment")

@@ -61,6 +61,18 @@ def test_two_lists_of_one_epoch_become_one_with_the_bans_of_both() -> None:
     assert (merged.epoch, merged.time_ns) == (2, 11)  # later than both, whatever the clock says
 
 
+def test_a_revocation_made_on_a_restored_copy_survives_as_any_ban_does() -> None:
+    revoked = denied("module", "sha256:" + "0e" * 32, since=40)
+    yesterday = EMPTY.with_denied(ban("a", 10), now_ns=10)
+    today = yesterday.with_denied(ban("b", 20), now_ns=20).with_denied(ban("c", 30), now_ns=30)
+    restored = yesterday.with_denied(revoked, now_ns=40)
+    merged = newest(restored, today, now_ns=50)
+    assert revoked in merged.entries
+    assert DenyList.decode(merged.encode()) == merged
+    # A mixer that forgot it hears of it from the first rack that kept it.
+    assert revoked in newest(today, restored, now_ns=50, cleared={}).entries
+
+
 def test_more_bans_than_a_list_may_hold_are_an_error_not_a_lost_ban() -> None:
     full = replace(
         EMPTY,

@@ -43,6 +43,8 @@ BANS = st.one_of(
     st.builds(Denied, st.just(DenyKind.RACK), NAMES, UINT),
     st.builds(Denied, st.just(DenyKind.MACHINE), UINT.map(lambda number: f"{number:016x}"), UINT),
     st.builds(Denied, st.just(DenyKind.CERTIFICATE), DIGEST.map(lambda raw: f"sha256:{raw.hex()}"), UINT),
+    st.builds(Denied, st.just(DenyKind.MODULE), DIGEST.map(lambda raw: f"sha256:{raw.hex()}"), UINT),
+    st.builds(Denied, st.just(DenyKind.VENDOR), DIGEST.map(lambda raw: raw[:16].hex()), UINT),
 )
 
 
@@ -319,6 +321,7 @@ def test_a_full_deny_list_says_so_and_still_fits_a_message() -> None:
     [
         ("rack", "stage.right"), ("rack", ""), ("machine", "ff"), ("machine", "0" * 17), ("machine", "G" * 16),
         ("certificate", "00" * 32), ("certificate", "sha256:" + "0" * 63), ("tenant", "default"), ("", ""),
+        ("module", "00" * 32), ("module", "sha256:" + "G" * 64), ("vendor", "0" * 31), ("vendor", "tone-works"),
     ],
 )  # fmt: skip
 def test_what_is_no_ban_is_refused(kind: str, value: str) -> None:
@@ -342,3 +345,40 @@ def test_a_full_deny_list_is_within_the_bounds() -> None:
     entries = tuple(Denied(DenyKind.CERTIFICATE, f"sha256:{n:064x}", n) for n in range(LIMITS.max_denied))
     full = DenyList("flux-prod", 1, 1, entries)
     assert DenyList.decode(full.encode()) == full
+
+
+def test_a_revoked_module_is_hit_by_either_digest_and_by_its_vendor() -> None:
+    module, vendor = bytes(range(32)), bytes(range(16))
+    bans = DenyList("flux-prod").with_denied(denied("module", f"sha256:{module.hex()}"), now_ns=1)
+    assert bans.matches_module((bytes(32), module), ()) == denied("module", f"sha256:{module.hex()}")
+    assert bans.matches_module((bytes(32),), (vendor,)) is None
+    bans = bans.with_denied(denied("vendor", vendor.hex()), now_ns=2)
+    assert bans.matches_module((), (bytes(16), vendor)) == denied("vendor", vendor.hex())
+    # A module's digest is no certificate's, and no rack is hit by it.
+    assert bans.matches(rack="stage-right", certificates=(f"sha256:{module.hex()}",)) is None
+    certificate = DenyList("flux-prod").with_denied(denied("certificate", f"sha256:{module.hex()}"), now_ns=1)
+    assert certificate.matches_module((module,), ()) is None
+
+
+def test_revoked_modules_travel_where_a_release_that_knows_none_keeps_them_unread() -> None:
+    plain = DenyList("flux-prod", 1, 1, (BAN,))
+    assert "Modules" not in cbor.decode(plain.encode(), max_bytes=1 << 10)
+    both = plain.with_denied(denied("module", "sha256:" + "0e" * 32, since=3), now_ns=3)
+    fields = cbor.decode(both.encode(), max_bytes=1 << 10)
+    assert fields["Denied"] == [["rack", "stage-right", 5]]
+    assert fields["Modules"] == [["module", "sha256:" + "0e" * 32, 3]]
+    # To it the field is one more that it does not know, and it gives the same bytes on.
+    assert replace(plain, epoch=2, time_ns=3, extra={"Modules": fields["Modules"]}).encode() == both.encode()
+
+
+def test_a_list_full_of_revocations_fits_a_message_and_is_full_for_racks_too() -> None:
+    half = LIMITS.max_denied // 2
+    entries = tuple(denied("module", f"sha256:{number:064x}") for number in range(half))
+    entries += tuple(denied("vendor", f"{number:032x}") for number in range(LIMITS.max_denied - half))
+    full = DenyList("flux-prod", 1, 1, entries)
+    assert len(full.encode()) < LIMITS.max_control_bytes
+    assert DenyList.decode(full.encode()) == full
+    with pytest.raises(InputError, match="full"):
+        full.with_denied(BAN, now_ns=2)
+    with pytest.raises(DecodeError, match="entries"):
+        DenyList.decode(replace(full, entries=(*entries, BAN)).encode())

@@ -19,13 +19,14 @@ from stagebox.control.request import Answer, ReceivedRequest, Request, open_answ
 from stagebox.control.sync import SyncAnswer, SyncReport
 from stagebox.control.trust import TrustBundle, open_trust_bundle
 from stagebox.errors import DecodeError, VerificationError
+from stagebox.modules.patch import PatchSheet, open_sheet
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 CONTROL: dict[str, Any] = json.loads((VECTORS / "control.json").read_text())
 CLUSTER = bytes.fromhex(CONTROL["cluster"]["public"])
 RACK = bytes.fromhex(CONTROL["rack"]["public"])
 ERRORS = {"DecodeError": DecodeError, "VerificationError": VerificationError}
-Message = Request | Answer | Command | Ack | TrustBundle | DenyList
+Message = Request | Answer | Command | Ack | TrustBundle | DenyList | PatchSheet
 
 
 def vector(kind: str, name: str) -> dict[str, Any]:
@@ -48,6 +49,7 @@ OPEN: dict[str, Callable[[bytes], Message]] = {
     "ack": lambda data: open_ack(data, RACK),
     "trust": lambda data: open_trust_bundle(data, CLUSTER),
     "deny_list": lambda data: open_deny_list(data, CLUSTER),
+    "patch": lambda data: open_sheet(data, CLUSTER),
 }
 
 
@@ -136,3 +138,21 @@ def test_the_published_request_carries_the_racks_key_and_the_deny_list_verifies(
     assert found.matches(machine_id=255)
     assert found.matches(certificates=["sha256:" + "0f" * 32])
     assert found.matches(rack="stage-left", machine_id=254, certificates=["sha256:" + "00" * 32]) is None
+
+
+def test_the_published_revocations_hit_the_module_and_the_vendor() -> None:
+    found = open_deny_list(wire("deny_list", "a module and a vendor revoked"), CLUSTER)
+    assert found.matches_module((bytes([0x0E]) * 32,), ())
+    assert found.matches_module((), (bytes([0x0D]) * 16,))
+    assert found.matches_module((bytes([0x0F]) * 32,), (bytes(16),)) is None
+    assert found.matches(rack="stage-right")
+
+
+def test_the_published_answer_brings_the_published_sheet() -> None:
+    asked = ReceivedRequest.parse(wire("request", "patch")).request
+    sheet = open_sheet(open_answer(wire("answer", "patched"), CLUSTER, asked).body["Sheet"], CLUSTER)
+    assert sheet == open_sheet(wire("patch", "two modules"), CLUSTER)
+    assert [insert.params for insert in sheet.inserts] == [{"gain": 0.5, "mix": 0.3}, {}]
+    for name in ("piece", "not assigned"):
+        asked = ReceivedRequest.parse(wire("request", "module")).request
+        assert open_answer(wire("answer", name), CLUSTER, asked)

@@ -64,7 +64,9 @@ def test_the_script_shares_no_code_with_what_it_tests() -> None:
         assert not re.search(r"^\s*(from|import) (stagebox|cbor2)", script.read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", ["passport", "envelope", "subjects", "checkpoint", "control", "module-signature"])
+@pytest.mark.parametrize(
+    "page", ["passport", "envelope", "subjects", "checkpoint", "control", "module-signature"]
+)
 def test_every_long_hex_string_of_the_reference_is_in_a_vector(page: str) -> None:
     vectors = "".join((VECTORS / f"{name}.json").read_text() for name in NAMES)
     shown = re.findall(r"\b[0-9a-f]{32,}\b", (REFERENCE / f"{page}.md").read_text())

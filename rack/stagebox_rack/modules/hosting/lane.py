@@ -20,6 +20,7 @@ sealed, so a host that was taken over can write nonsense here, but not make the 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -116,4 +117,5 @@ class Lane:
         """Unmap. Nobody may use :attr:`inputs` or :attr:`outputs` of before any more."""
         del self.inputs, self.outputs, self._wide_inputs, self._wide_outputs
         self.header.release()
-        self._memory.close()
+        with contextlib.suppress(BufferError):  # a view that somebody still has keeps it until that is gone
+            self._memory.close()

@@ -12,6 +12,28 @@ from stagebox.cli.wasm.remote_calls import ModuleArgument, modules_api, named
 
 app = typer.Typer()
 
+RackOption = Annotated[
+    list[str],
+    typer.Option("--rack", metavar="PATTERN", help="A rack, or a pattern such as 'stage-*'; repeatable."),
+]
+PointOption = Annotated[
+    str, typer.Option("--point", metavar="POINT", help="meters, monitor, tap or telemetry.")
+]
+SourceOption = Annotated[
+    str, typer.Option("--source", metavar="NAME", help="The source; may be left out for telemetry only.")
+]
+BusOption = Annotated[str, typer.Option("--bus", metavar="NAME", help="The monitor bus, for monitor only.")]
+ParamOption = Annotated[
+    list[str] | None,
+    typer.Option("--param", metavar="NAME=VALUE", help="A parameter's value; repeatable."),
+]
+PercentOption = Annotated[
+    int, typer.Option("--percent", metavar="N", min=0, max=100, help="Of the racks; the others keep theirs.")
+]
+IdOption = Annotated[
+    str | None, typer.Option("--id", metavar="ID", help="Name it, or change the one of that name.")
+]
+
 _ASSIGN = """
 The points: [bold]meters[/bold] before the meters of a source, [bold]monitor[/bold] on a monitor bus, [bold]tap[/bold]
 beside a source, [bold]telemetry[/bold] beside the publisher. With --id of an assignment that is there already, it is
@@ -34,30 +56,13 @@ stagebox wasm unassign acme-gain-1f0c9b2a --reason "the tour is over"
 def assign(
     ctx: typer.Context,
     module: ModuleArgument,
-    rack: Annotated[
-        list[str],
-        typer.Option("--rack", metavar="PATTERN", help="A rack, or a pattern such as 'stage-*'; repeatable."),
-    ],
-    point: Annotated[
-        str, typer.Option("--point", metavar="POINT", help="meters, monitor, tap or telemetry.")
-    ],
-    source: Annotated[
-        str, typer.Option("--source", metavar="NAME", help="The source; may be left out for telemetry only.")
-    ] = "",
-    bus: Annotated[
-        str, typer.Option("--bus", metavar="NAME", help="The monitor bus, for monitor only.")
-    ] = "",
-    param: Annotated[
-        list[str] | None,
-        typer.Option("--param", metavar="NAME=VALUE", help="A parameter's value; repeatable."),
-    ] = None,
-    percent: Annotated[
-        int,
-        typer.Option("--percent", metavar="N", min=0, max=100, help="Of the racks; the others keep theirs."),
-    ] = 100,
-    assignment: Annotated[
-        str | None, typer.Option("--id", metavar="ID", help="Name it, or change the one of that name.")
-    ] = None,
+    rack: RackOption,
+    point: PointOption,
+    source: SourceOption = "",
+    bus: BusOption = "",
+    param: ParamOption = None,
+    percent: PercentOption = 100,
+    assignment: IdOption = None,
     reason: ReasonOption = "",
     mixer: MixerOption = None,
     identity: IdentityOption = None,

@@ -1,0 +1,266 @@
+"""Assignments with their I/O: made, removed, and taken back when a new version fails.
+
+Decided on what is stored at that moment, audited, then written by compare-and-set. Whoever would run an older version
+than before gets it under a new countersignature first, so that no sheet ever names a file that racks must refuse.
+``changed`` hears of every assignment by which some rack may now run something else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+from typing import Protocol
+
+import structlog
+
+from stagebox.errors import InputError, ModuleError
+from stagebox_mixer.audit import Row
+from stagebox_mixer.lifecycle.audited import AuditLog
+from stagebox_mixer.limits import LIMITS
+from stagebox_mixer.modules.assigning import (
+    Wanted,
+    assigned,
+    check_wanted,
+    matches,
+    rolled_back,
+    to_raise,
+    versions_in_use,
+)
+from stagebox_mixer.modules.audited import Change, change
+from stagebox_mixer.modules.faults import Fault, blamed
+from stagebox_mixer.modules.importing import Importer
+from stagebox_mixer.modules.model import Assignment, AssignmentState, ModuleEntry
+from stagebox_mixer.modules.sheets import fits, inserts_of
+from stagebox_mixer.modules.store import Catalogue, ModuleStore
+from stagebox_mixer.registry.model import RackEntry
+
+log = structlog.get_logger()
+
+ACTOR = "mixer"
+_STEM_CHARS = 54
+_TAIL_BYTES = 4
+
+
+class Racks(Protocol):
+    """The registered racks."""
+
+    async def all_racks(self) -> list[RackEntry]:
+        """Return every entry."""
+
+
+def _nobody(_: Collection[Assignment]) -> None:
+    """Stand in until somebody wants to know."""
+
+
+class Assigner:
+    """Changes assignments. ``lock`` is that of the :class:`~stagebox_mixer.modules.importing.Importer`."""
+
+    def __init__(
+        self,
+        *,
+        store: ModuleStore,
+        importer: Importer,
+        racks: Racks,
+        audit: AuditLog,
+        lock: asyncio.Lock,
+        clock: Callable[[], int] = time.time_ns,
+        entropy: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self._store = store
+        self._importer = importer
+        self._racks = racks
+        self._audit = audit
+        self._lock = lock
+        self._clock = clock
+        self._entropy = entropy
+        self.changed: Callable[[Collection[Assignment]], None] = _nobody
+
+    async def assign(
+        self, wanted: Wanted, *, actor: str, name: str | None = None, reason: str = ""
+    ) -> Assignment:
+        """Make an assignment, or change the one called ``name``.
+
+        Raises:
+            ModuleError: no such module, or it is revoked. InputError: what is wanted makes no sense.
+            BusError, StorageError: the mixer cannot do it now.
+        """
+        async with self._lock:
+            catalogue = await self._store.catalogue()
+            entry = _usable(catalogue, wanted)
+            check_wanted(wanted, entry)
+            name = name if name is not None else self._name(wanted.module)
+            before = catalogue.assignment(name)
+            if before is None and len(catalogue.assignments) >= LIMITS.assignments:
+                raise InputError(
+                    f"there are {len(catalogue.assignments)} assignments, which is all there may be"
+                )
+            now_ns = self._clock()
+
+            def decide(found: Assignment | None) -> Change[Assignment]:
+                made = assigned(found, wanted, name=name, by=actor, reason=reason, now_ns=now_ns)
+                return Change(made, Row(actor, "module_assign", name, "ok", reason, _facts(made)))
+
+            after = decide(before).entry
+            assert after is not None
+            await self._check_room(after, catalogue)
+            raised = await self._raise(before, after, catalogue, actor)
+            made = await change(self._store.assignments, self._audit, name, decide)
+        assert made is not None
+        self.changed(_touched((before, made), raised, catalogue))
+        return made
+
+    async def unassign(self, name: str, *, actor: str, reason: str = "") -> Assignment:
+        """Remove an assignment; racks stop what they ran by it.
+
+        Raises:
+            ModuleError: there is none. BusError: the mixer cannot do it now.
+        """
+        removed: list[Assignment] = []
+
+        def decide(found: Assignment | None) -> Change[Assignment] | None:
+            if found is None:
+                return None
+            removed[:] = [found]
+            return Change(None, Row(actor, "module_unassign", name, "ok", reason, _facts(found)))
+
+        async with self._lock:
+            await change(self._store.assignments, self._audit, name, decide)
+        if not removed:
+            raise unknown_assignment(name)
+        self.changed(removed)
+        return removed[0]
+
+    async def roll_back(self, fault: Fault) -> list[Assignment]:
+        """Take back whatever is to blame for a fault; return the assignments that went back.
+
+        Raises:
+            StageboxError: the mixer cannot do it now.
+        """
+        if not fault.counts:
+            return []
+        async with self._lock:
+            catalogue = await self._store.catalogue()
+            entry = catalogue.module(fault.module, fault.version)
+            if entry is None or fault.digest not in ("", entry.digest.hex()):
+                return []  # it is about a file of before
+            gone = []
+            for item in blamed(fault, catalogue.assignments):
+                gone.append(await self._take_back(item, fault, catalogue))
+                catalogue = await self._store.catalogue()
+        return gone
+
+    async def _take_back(self, item: Assignment, fault: Fault, catalogue: Catalogue) -> Assignment:
+        reason = f"{fault.code or 'failed'} on {fault.rack}"
+        wanted = rolled_back(item, by=ACTOR, reason=reason, now_ns=self._clock())
+        raised: list[ModuleEntry] = []
+        try:
+            if wanted.previous:
+                _usable(catalogue, Wanted(item.module, wanted.previous, item.racks, item.point))
+                raised = await self._raise(item, wanted, catalogue, ACTOR)
+        except ModuleError as error:
+            # The version before may not run either: then nothing does.
+            log.error(
+                "module_previous_unusable", assignment=item.id, version=item.previous, error=error.message
+            )
+            wanted = replace(wanted, previous="", previous_params={})
+        facts: dict[str, str | int] = {**_facts(wanted), "rack": fault.rack, "code": fault.code}
+
+        def decide(found: Assignment | None) -> Change[Assignment] | None:
+            if found is None or found.version != item.version or found.state is not AssignmentState.ACTIVE:
+                return None  # somebody was faster
+            back = replace(wanted, racks=found.racks, percent=found.percent)
+            return Change(back, Row(ACTOR, "module_rollback", item.id, "ok", fault.code, facts))
+
+        after = await change(self._store.assignments, self._audit, item.id, decide)
+        log.warning(
+            "module_rolled_back",
+            assignment=item.id,
+            version=item.version,
+            to=wanted.previous,
+            rack=fault.rack,
+        )
+        self.changed(_touched((item, after), raised, catalogue))
+        return after if after is not None else wanted
+
+    async def _raise(
+        self, before: Assignment | None, after: Assignment, catalogue: Catalogue, actor: str
+    ) -> list[ModuleEntry]:
+        """Countersign again what would else be refused as a step back; return those versions."""
+        top, low = to_raise(before, after, catalogue.assignments, catalogue.versions(after.module))
+        own = after.version if after.state is AssignmentState.ACTIVE else after.previous
+        raised = []
+        for entry in low:
+            try:
+                await self._importer.reissue_locked(
+                    entry.name, entry.version, actor=actor, reason=f"for assignment {after.id}", serial=top
+                )
+            except ModuleError as error:
+                if entry.version == own:
+                    raise
+                # Racks that have both say so themselves; what was asked for does not depend on it.
+                log.warning("module_not_countersigned_again", module=entry.title, error=error.message)
+                continue
+            raised.append(entry)
+        return raised
+
+    async def _check_room(self, after: Assignment, catalogue: Catalogue) -> None:
+        others = [item for item in catalogue.assignments if item.id != after.id]
+        then = replace(catalogue, assignments=(*others, after))
+        for rack in await self._racks.all_racks():
+            if not rack.removed_at and matches(after, rack.name) and not fits(inserts_of(rack.name, then)):
+                raise InputError(
+                    f"the patch sheet of rack {rack.name!r} is full", remedy="unassign something there"
+                )
+
+    def _name(self, module: str) -> str:
+        return f"{module[:_STEM_CHARS].rstrip('-')}-{self._entropy(_TAIL_BYTES).hex()}"
+
+
+def unknown_assignment(name: str) -> ModuleError:
+    """Return the error of an assignment that is not there."""
+    return ModuleError(
+        "unknown_assignment", f"there is no assignment {name[:64]!r}", remedy="stagebox wasm list"
+    )
+
+
+def _usable(catalogue: Catalogue, wanted: Wanted) -> ModuleEntry:
+    entry = catalogue.module(wanted.module, wanted.version)
+    if entry is None:
+        raise ModuleError(
+            "unknown_module",
+            f"no module {wanted.module[:64]}@{wanted.version[:64]} was imported",
+            remedy="stagebox wasm list",
+        )
+    if catalogue.revoked(entry):
+        raise ModuleError("revoked", f"{entry.title} is revoked")
+    return entry
+
+
+def _touched(
+    own: Iterable[Assignment | None], raised: Iterable[ModuleEntry], catalogue: Catalogue
+) -> list[Assignment]:
+    """Return every assignment by which some rack may now run something else than before."""
+    again = {(entry.name, entry.version) for entry in raised}
+    found = [item for item in own if item is not None]
+    found += [
+        item
+        for item in catalogue.assignments
+        if any((item.module, version) in again for version in versions_in_use(item))
+    ]
+    return found
+
+
+def _facts(assignment: Assignment) -> dict[str, str | int]:
+    return {
+        "module": assignment.module,
+        "version": assignment.version,
+        "previous": assignment.previous,
+        "percent": assignment.percent,
+        "racks": " ".join(assignment.racks),
+        "point": assignment.point.value,
+        "source": assignment.source,
+        "bus": assignment.bus,
+    }
