@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,9 @@ from stagebox_mixer.modules.files import ModuleFiles
 from stagebox_mixer.streams import WASM_OBJECTS
 from stagebox_rack.app import Rack
 from support.cluster import Cluster, RunningMixer, running_mixer
+from support.lake import lake_records
 from support.racks import Heard, hear, relay, running_rack
+from support.rackside import until
 from support.terminal import run
 
 NAME = "acme-gain"
@@ -88,14 +91,35 @@ async def vendor_module(directory: Path) -> Path:
     return directory / f"{NAME}.signed.wasm"
 
 
+def trust_vendor(directory: Path) -> None:
+    """The operator's decision: the vendor's public file goes into the mixer's directory."""
+    trusted = directory / "data" / "wasm" / "keys" / "acme.toml"
+    trusted.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    trusted.write_bytes((directory / "vendor" / "vendor.toml").read_bytes())
+    trusted.chmod(0o600)
+
+
+async def all_are(rack: Rack, state: str) -> bool:
+    """Whether every module of the rack, of which there are some, is in that state."""
+    return {fact["state"] for fact in rack.modules()} == {state}
+
+
+def rejections(mixer: RunningMixer) -> list[Event]:
+    """Return the committed alerts of rejected modules."""
+    alerts = [Event.decode(data) for _, kind, data in lake_records(mixer, "stage-left") if kind == "alert"]
+    return [alert for alert in alerts if alert.name == "module.rejected"]
+
+
+async def rejected_in_the_lake(mixer: RunningMixer) -> bool:
+    """Whether there are any."""
+    return bool(await asyncio.to_thread(rejections, mixer))
+
+
 @pytest.fixture
 async def scene(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Scene]:
     module = await vendor_module(tmp_path)
     async with running_mixer(cluster, tmp_path / "data") as mixer, relay(mixer) as bus:
-        trusted = tmp_path / "data" / "wasm" / "keys" / "acme.toml"
-        trusted.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        trusted.write_bytes((tmp_path / "vendor" / "vendor.toml").read_bytes())
-        trusted.chmod(0o600)
+        trust_vendor(tmp_path)
         await mixer.enroll(tmp_path / "rack", "stage-left")
         meters = await hear(bus, subjects.meter("stage-left", "main"))
         alerts = await hear(bus, subjects.alert("stage-left"))
@@ -218,6 +242,34 @@ async def test_a_file_altered_on_the_racks_disk_is_refused_at_its_next_start(
         # It is fetched again, and is whole then.
         await scene.level(TONE_DBFS - 12)
         assert hashlib.sha256(kept.read_bytes()).hexdigest() == kept.stem
+
+
+async def test_the_alert_of_a_refused_module_reaches_the_lake_although_nobody_was_there_to_hear_it(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """The rack starts, refuses and says so while its mixer is away; nothing of that is lost."""
+    module = await vendor_module(tmp_path)
+    where = ("--rack", "stage-left", "--point", "meters", "--source", "main")
+    async with running_mixer(cluster, tmp_path / "data") as mixer:
+        trust_vendor(tmp_path)
+        await mixer.enroll(tmp_path / "rack", "stage-left")
+        who = ("--mixer", mixer.https, "--identity", str(mixer.cluster.client(Role.ADMIN)))
+        for command in (("import", str(module)), ("assign", f"{NAME}@0.1.0", *where)):
+            code, out, err = await run("wasm", *command, *who)
+            assert code == 0, out + err
+        async with running_rack(tmp_path / "rack") as rack:
+            await until(lambda: all_are(rack, "running"))
+        ports = {"https_port": mixer.mixer.https_port, "snake_port": mixer.mixer.snake_port}
+    [kept] = (tmp_path / "rack" / "modules").glob("*.wasm")
+    kept.write_bytes(kept.read_bytes()[:-1] + b"\0")
+    async with running_rack(tmp_path / "rack") as rack:
+        await until(lambda: all_are(rack, "waiting"))
+        back_ns = time.time_ns()
+        async with running_mixer(cluster, tmp_path / "data", **ports) as mixer:
+            await until(lambda: rejected_in_the_lake(mixer), timeout=40)
+            [alert] = await asyncio.to_thread(rejections, mixer)
+    assert alert.time_ns < back_ns
+    assert (alert.detail["module"], alert.detail["code"]) == (NAME, "wrong_digest")
 
 
 async def test_a_revoked_module_stops_everywhere_within_a_second(scene: Scene) -> None:

@@ -90,20 +90,27 @@ class AudioLane:
             if slot.before is not None:
                 yield slot.before
 
-    def serve(self) -> None:
-        """Answer what was asked, if anything was."""
+    def serve(self) -> bool:
+        """Answer what was asked, if anything was; return whether there are chores now."""
         header = self._header
         asked = header[ASKED]
         if asked == header[ANSWERED]:
-            return
+            return False
         frames, start, time_ns = header[FRAMES], header[START], header[TIME]
         status = DRY
         if self._slots and 0 < frames <= self._lane.capacity:
             status = self._piece(frames, start, time_ns)
         header[STATUS] = status
-        header[FUEL] = sum(one.fuel for one in self.instances)
+        fuel = 0
+        for slot in self._slots:
+            if slot.instance is not None:
+                fuel += slot.instance.fuel
+            if slot.before is not None:
+                fuel += slot.before.fuel
+        header[FUEL] = fuel
         header[ANSWERED] = asked
         os.eventfd_write(self._reply, 1)
+        return self._failed or bool(self._leaving)
 
     def order(self, wanted: list[tuple[Instance, int]]) -> None:
         """Let exactly these play, in this order; what both orders have stands in the same order in both.

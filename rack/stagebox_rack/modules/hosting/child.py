@@ -64,7 +64,10 @@ class Child:
         while True:
             # A host with something to do only looks; without, it sleeps until it is rung.
             if not busy or self._poll.poll(_RESEND_MS if self._unsent else 0):
-                self._serve(memoryview(os.read(self._bell, _BELLS_BYTES)).cast("H"))
+                bells = os.read(self._bell, _BELLS_BYTES)
+                if not bells:
+                    os._exit(0)  # the rack is gone
+                self._serve(memoryview(bells).cast("H"))
             busy = self._do_one()
             if time.monotonic() >= self._next_tally:
                 self._tally()
@@ -87,8 +90,8 @@ class Child:
                 continue
             lane = self._lanes.get(number)
             if lane is not None:
-                lane.serve()
-                self._awake[number] = lane
+                if lane.serve():
+                    self._awake[number] = lane
 
     def _do_one(self) -> bool:
         """Do one thing that can wait; False if there is none."""

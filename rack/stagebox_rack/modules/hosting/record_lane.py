@@ -27,9 +27,10 @@ class RecordLane:
         """What hears here."""
         return tuple(self._instances)
 
-    def serve(self) -> None:
-        """Note that there is a record; audio goes first."""
+    def serve(self) -> bool:
+        """Note that there is a record, which is a chore: audio goes first."""
         self._rung = True
+        return True
 
     def order(self, wanted: list[tuple[Instance, int]]) -> None:
         """Let exactly these hear, in this order."""
