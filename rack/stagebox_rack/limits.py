@@ -211,6 +211,7 @@ class RackLimits:
     module_strikes: int = 3
     module_strike_window: float = 60.0
     module_swap_wait: float = 0.5  # the version before is heard so long while the next one starts
+    module_take_away: float = 0.7  # a host that holds on to what is taken away for longer is ended
     module_host_silence: float = 1.0  # a host that does not answer for this long, and an epoch, is replaced
     module_host_watch: float = 0.1
     module_host_start: float = 20.0

@@ -24,6 +24,7 @@ SUITES = {
     "audio": "meters beside pyebur128 and numpy, Opus, whole racks, listening",
     "outage": "a day offline, then catch-up: live latency, alerts first, memory",
     "wal": "the journal from append to lake, beside SQLite: appends, CPU, bytes, recovery, shipping, questions",
+    "wasm": "modules: a block through a host and back beside numpy, 100 instances, verification, compiling",
     "identity": "CSRs/s, racks admitted at once, ban to disconnect",
 }
 

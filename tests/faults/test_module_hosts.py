@@ -176,6 +176,18 @@ async def test_a_hanging_guest_does_not_keep_a_module_from_being_taken_away() ->
         await play_until(chain, lambda heard: dry(heard) and chain.mode is Mode.OFF)
 
 
+async def test_a_module_that_may_hang_for_long_is_taken_away_within_a_second() -> None:
+    good, bad = placed(insert="good", limits=LONG), placed(module_wat(FOREVER), insert="bad", limits=LONG)
+    async with module_stage() as stage:
+        chain = await stage.chain(good, bad)
+        chain.process(ones(), start=0, time_ns=0)
+        begun = time.monotonic()
+        await stage.hosts.arrange(chain, [good])
+        assert time.monotonic() - begun < 1.0
+        await play_until(chain, wet)
+        assert set(stage.hosts.status()) == {"good"}
+
+
 async def test_hosts_are_started_only_when_there_is_something_to_run() -> None:
     async with module_stage(2) as stage:
         chain = stage.hosts.open_chain("hall", 48_000, 2)

@@ -11,6 +11,7 @@ import sys
 
 from stagebox.modules.confinement import confine
 from stagebox.modules.limits import LIMITS
+from stagebox.modules.lockdown import lock_down
 from stagebox.modules.sealed import read_whole
 
 PREAMBLE = b"\0asm\x01\0\0\0"
@@ -35,6 +36,7 @@ def main() -> int:
 
     from stagebox.modules.engine import make_engine
 
+    lock_down()
     try:
         native = wasmtime.Module(make_engine(portable=sys.argv[4] == "portable"), data).serialize()
     except wasmtime.WasmtimeError as error:

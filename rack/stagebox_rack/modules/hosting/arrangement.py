@@ -83,7 +83,7 @@ class Arrangement:
         self.poke()
         self._moved.set()
         with contextlib.suppress(HostGone):
-            await self._order()
+            await self._take_away()
             await self._swap()
 
     async def settled(self) -> None:
@@ -119,7 +119,17 @@ class Arrangement:
         if any(one.before is not None for one in self._placements):
             for one in self._placements:
                 one.before = None
-            await self._order()
+            await self._take_away()
+
+    async def _take_away(self) -> None:
+        """Put the new order in force; a host that does not let go of what is not in it is ended."""
+        host = self._host
+        try:
+            async with asyncio.timeout(LIMITS.module_take_away):
+                await self._order()
+        except TimeoutError:
+            if host is not None:
+                host.kill("it held on to a module that was taken away")
 
     # --- what the host does ----------------------------------------------------------------------------
 
@@ -140,8 +150,9 @@ class Arrangement:
             except HostGone:
                 continue
             except Exception:
-                # It would end silently; what is placed next is tried again.
                 log.exception("modules_not_arranged", place=self.place.name)
+                await asyncio.sleep(LIMITS.module_host_retry_max)
+                self.poke()
 
     async def _settle(self, host: Speaker) -> None:
         if self._host is not host:

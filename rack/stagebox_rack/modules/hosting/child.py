@@ -7,6 +7,7 @@ takes by itself. The other thread lets the engine's epoch go on, and ends the pr
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -21,12 +22,14 @@ import numpy as np
 import wasmtime
 
 from stagebox import cbor
-from stagebox.errors import StageboxError
+from stagebox.errors import DecodeError, StageboxError
 from stagebox.modules.confinement import confine
 from stagebox.modules.limits import LIMITS as FORMAT
+from stagebox.modules.lockdown import lock_down
 from stagebox.modules.sealed import read_whole
 from stagebox_rack.limits import LIMITS
 from stagebox_rack.modules.hosting.audio_lane import AudioLane
+from stagebox_rack.modules.hosting.calls import read_data
 from stagebox_rack.modules.hosting.instance import House, Instance
 from stagebox_rack.modules.hosting.lane import CONTROL
 from stagebox_rack.modules.hosting.messages import pack, receive, send, unpack
@@ -89,9 +92,8 @@ class Child:
                 self._messages = True
                 continue
             lane = self._lanes.get(number)
-            if lane is not None:
-                if lane.serve():
-                    self._awake[number] = lane
+            if lane is not None and lane.serve():
+                self._awake[number] = lane
 
     def _do_one(self) -> bool:
         """Do one thing that can wait; False if there is none."""
@@ -247,8 +249,17 @@ def main() -> NoReturn:
     stage = Stage(page)
     os.close(page)
     child = Child(link, bell, stage)
+    _warm_up()
+    lock_down()
     threading.Thread(target=child.tick, args=(parent,), name="epoch", daemon=True).start()
     child.run()
+
+
+def _warm_up() -> None:
+    """Do once what imports something when it is first done: nothing can be opened any more afterwards."""
+    read_data(pack({"text": ["x", b"x", 1, -1, 0.5, True, None]}), LIMITS.module_message_bytes)
+    with contextlib.suppress(DecodeError):
+        read_data(b"\xff", 1)
 
 
 if __name__ == "__main__":

@@ -120,8 +120,7 @@ class Host:
         """Run one process until it ends; return why, and who was on stage."""
         process = HostProcess(self._bells, self._took)
         try:
-            reason = await self._watch(process)
-            process.kill()
+            process.kill(await self._watch(process))
             await process.ended.wait()
             on_stage = process.on_stage
         finally:
@@ -129,7 +128,7 @@ class Host:
             await asyncio.shield(process.close())
         if process.words:
             log.warning("module_host_words", host=self.number, words=process.words)
-        return reason or process.reason, on_stage
+        return process.reason, on_stage
 
     async def _watch(self, process: HostProcess) -> str:
         """Return when it ended, or has to be; why, unless it says so itself."""

@@ -21,6 +21,10 @@ class Speaker(Protocol):
         """Tell it to do something; raises `HostGone`."""
         ...
 
+    def kill(self, reason: str = "") -> None:
+        """End it at once."""
+        ...
+
 
 class Place(Protocol):
     """A chain or feed, as far as it is arranged."""

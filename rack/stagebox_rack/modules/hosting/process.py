@@ -56,6 +56,7 @@ class HostProcess:
         self._asked: dict[int, tuple[asyncio.Future[Answer], float]] = {}
         self._heard = time.monotonic()
         self._words = bytearray()
+        self._verdict = ""
         self._loop = asyncio.get_running_loop()
         self._sending = asyncio.Lock()
         with contextlib.ExitStack() as undo:
@@ -102,7 +103,9 @@ class HostProcess:
 
     @property
     def reason(self) -> str:
-        """How it ended."""
+        """Why it ended."""
+        if self._verdict:
+            return self._verdict
         code = self._process.returncode
         if code is None:
             return "it runs"
@@ -130,8 +133,10 @@ class HostProcess:
             await self._send(data, descriptors)
         return await answer
 
-    def kill(self) -> None:
-        """End it at once."""
+    def kill(self, reason: str = "") -> None:
+        """End it at once; ``reason`` is why, if it is not gone already."""
+        if not self.ended.is_set():
+            self._verdict = self._verdict or reason
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
