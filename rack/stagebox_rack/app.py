@@ -32,6 +32,7 @@ from stagebox_rack.capturing import Capturing
 from stagebox_rack.checkpointing import CheckpointBuilder
 from stagebox_rack.clock_state import clock_quality
 from stagebox_rack.control import Control
+from stagebox_rack.early import Early
 from stagebox_rack.handover import Handover
 from stagebox_rack.heartbeat import status_body
 from stagebox_rack.host import HostSampler
@@ -45,7 +46,6 @@ from stagebox_rack.monitor.service import MonitorService
 from stagebox_rack.publisher import Publisher
 from stagebox_rack.settings import RackSettings
 from stagebox_rack.state import RackIdentity
-from stagebox_rack.wal.events import JournalEvent
 from stagebox_rack.wal.shipper import Shipper
 from stagebox_rack.wal.wal import Wal
 
@@ -84,8 +84,7 @@ class Rack:
         self._boot = uuid7().bytes
         self._tasks: list[asyncio.Task[None]] = []
         self._exit = contextlib.AsyncExitStack()
-        self._early_journal_events: list[JournalEvent] = []
-        self._early_items: list[AudioItem] = []
+        self._early = Early()
         self._publisher: Publisher | None = None
         self._control: Control | None = None
         self._modules: Modules | None = None
@@ -130,7 +129,7 @@ class Rack:
 
     async def _start(self) -> None:
         handover = self._handover = Handover[AudioItem](
-            asyncio.get_running_loop(), self._take, max_items=LIMITS.handover_items
+            asyncio.get_running_loop(), self._early.take, max_items=LIMITS.handover_items
         )
         self._capturing = capturing = Capturing(
             self._make_engine, handover, alert=self.alert, started=self._on_captured
@@ -213,7 +212,7 @@ class Rack:
             boot=self._boot,
             limits=_journal_limits(self._settings),
             key_protection=self._settings.wal_key_protection,
-            on_event=self._on_journal_event,
+            on_event=self._early.journal_event,
             clock_quality=clock_quality,
         )
         self._exit.push_async_callback(wal.close)
@@ -233,15 +232,21 @@ class Rack:
             now_ns=time.time_ns,
         )
         self._shipper = Shipper(
-            wal, bus, subjects.wal(self._name), identity.key, earlier=earlier, on_event=self._on_journal_event
+            wal,
+            bus,
+            subjects.wal(self._name),
+            identity.key,
+            earlier=earlier,
+            on_event=self._early.journal_event,
         )
         self._publisher = publisher
+        self._early.attach(publisher)
         self._use_rights(fresh=True)
         self._run(self._shipper.run(), "wal-shipper")
         self._exit.push_async_callback(self._finish, publisher)
         detail = {"boot": self._boot.hex(), "sources": list(self._settings.sources), "state": self.mode}
         publisher.event("rack_started", detail)
-        self._publish_early(publisher)
+        self._early.hand_over()
         return publisher
 
     def _make_bus(self) -> BusClient:
@@ -311,27 +316,11 @@ class Rack:
 
     def event(self, name: str, detail: dict[str, Any]) -> None:
         """Publish something that happened."""
-        if self._publisher is not None:
-            self._publisher.event(name, detail)
+        self._early.event(name, detail)
 
     def alert(self, name: str, detail: dict[str, Any]) -> None:
         """Publish something that needs attention."""
-        if self._publisher is not None:
-            self._publisher.alert(name, detail)
-
-    def _take(self, item: AudioItem) -> None:
-        if self._publisher is None:
-            self._early_items.append(item)
-        else:
-            self._publisher.take(item)
-
-    def _publish_early(self, publisher: Publisher) -> None:
-        events, self._early_journal_events = self._early_journal_events, []
-        for event in events:
-            self._on_journal_event(event)
-        items, self._early_items = self._early_items, []
-        for item in items:
-            publisher.take(item)
+        self._early.alert(name, detail)
 
     def _on_connected(self) -> None:
         self._takeover.on_connected()
@@ -349,15 +338,6 @@ class Rack:
     def _on_disconnected(self, failure: Failure) -> None:
         self._use_rights()
         self.event("snake_disconnected", {"reason": str(failure)})
-
-    def _on_journal_event(self, event: JournalEvent) -> None:
-        if self._publisher is None:
-            self._early_journal_events.append(event)
-        elif event.severity == "alert":
-            # An alert about the journal must not wait for the journal.
-            self._publisher.alert(event.name, dict(event.detail), journalled=False)
-        else:
-            self._publisher.event(event.name, dict(event.detail))
 
     async def _checkpoint_forever(self, publisher: Publisher) -> None:
         while True:
