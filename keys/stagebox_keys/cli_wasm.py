@@ -71,14 +71,27 @@ def sign(
 
     data = read_module(file)
     beside = key.parent / layout.VENDOR_TOML
+    target = out or file.with_suffix(".signed.wasm")
+    _check_files(key, target, (file, key, beside))
     root = read_vendor_root(beside) if beside.exists() else None
     claim = _claim(manifest_of(file), root, name, version, capability, signer)
     secret = signing_key(load_ed25519(key, cli_passphrase.to_open(ctx, key, passphrase_file, config)))
     with coded(str(file)):
         signed = sign_module(data, claim, secret, datetime.now(UTC), days=days, root=root)
-    target = out or file.with_suffix(".signed.wasm")
     write_atomic(target, signed, mode=0o644)
     _say(target, claim, days, signed, as_json=as_json)
+
+
+def _check_files(key: Path, target: Path, read: tuple[Path, ...]) -> None:
+    """Demand a key, and a place for what is signed, before anybody is asked for a passphrase."""
+    from stagebox.errors import InputError, KeyFileError
+
+    if not key.is_file():
+        raise KeyFileError(f"there is no key file {key}", remedy="make one with `stagebox keys gen-vendor`")
+    if target.is_dir():
+        raise InputError(f"{target} is a directory", remedy="name a file with --out")
+    if any(target.exists() and path.exists() and target.samefile(path) for path in read):
+        raise InputError(f"--out {target} is a file that is read", remedy="choose another name")
 
 
 def _say(target: Path, claim: Claim, days: int, signed: bytes, *, as_json: bool) -> None:

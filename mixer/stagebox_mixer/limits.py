@@ -165,6 +165,7 @@ class MixerLimits:
     patches_at_once: int = 16  # racks told of a new sheet at the same time
     patch_racks: int = 65_536  # whose last sheet is remembered
     module_faults_waiting: int = 1024
+    module_faults_of_rack: int = 32
 
     # Audit
     audit_batch_from_rows: int = 8  # fewer are written one by one: a batch costs the server about 3 ms

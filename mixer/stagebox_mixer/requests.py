@@ -120,6 +120,10 @@ class RequestDesk:
 
     def _on_request(self, message: BusMessage) -> None:
         rack = message.subject.split(".")[1]
+        if message.relayed:
+            # Before the rate: another rack, by way of JetStream, must not use up what this one may ask.
+            self._refuse(rack, RequestRefused("relayed", "the rack did not send this itself"))
+            return
         rate = self._pieces if message.subject.endswith(_PIECES) else self._rate
         if rate.wait_s(rack, time.monotonic()):
             self._refuse(rack, RequestRefused("too_many_requests", "the rack asks too often"))

@@ -269,10 +269,8 @@ class Rack:
     # --- rights ------------------------------------------------------------------------------------
 
     async def obey(self, status: PassportStatus) -> None:
-        """Do what the newest passport says; what it forbids has ended when this returns."""
+        """Do what the newest passport says; what it forbids has ended on return, modules last: they may hang."""
         previous, self._status = self._status, status
-        if self._modules is not None:
-            await self._modules.obey(active=status is PassportStatus.ACTIVE)
         if status is PassportStatus.ACTIVE:
             if previous is not status:
                 self.event("activated", {"before": previous.value})
@@ -283,6 +281,8 @@ class Rack:
             if previous is not status:
                 self.event("suspended", {"status": status.value})
         self._use_rights()
+        if self._modules is not None:
+            await self._modules.obey(active=status is PassportStatus.ACTIVE)
         if previous is not status and self._publisher is not None:
             self._say_status(self._publisher, self.mode)
 

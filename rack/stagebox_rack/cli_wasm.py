@@ -56,10 +56,11 @@ def test(
     as_json: JsonOption = False,
 ) -> None:
     """Run a module in the rack's own host: timing, fuel, levels, records, faults. Exit code 1 unless clean."""
+    from stagebox.cli.wasm.remote_assign import values
     from stagebox_rack.desk import report
     from stagebox_rack.desk.candidate import open_candidate
 
-    candidate = open_candidate(file, _values(param or []), fuel=fuel)
+    candidate = open_candidate(file, values(param or []), fuel=fuel)
     with _progress(file.name, quiet=as_json) as progress:
         found = _run(candidate, wav, out, records, progress)
     if as_json:
@@ -113,24 +114,6 @@ def _record_input(records: Path | None, wav: Path | None) -> RecordInput:
     return (
         ExportedRecords(records) if records is not None else MeasuredAudio(_audio_input(wav, LIMITS.meters_s))
     )
-
-
-def _values(given: list[str]) -> dict[str, float]:
-    from stagebox.errors import ConfigError
-
-    found: dict[str, float] = {}
-    for item in given:
-        name, equals, text = item.partition("=")
-        try:
-            value = float(text)
-        except ValueError:
-            equals = ""
-        if not equals:
-            raise ConfigError(
-                f"--param {item} is not a name and a number", remedy="write it as --param gain=-6"
-            )
-        found[name] = value
-    return found
 
 
 @contextmanager

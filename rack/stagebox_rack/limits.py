@@ -189,6 +189,7 @@ class RackLimits:
     module_floors_bytes: int = 512 << 10
     module_time_bytes: int = 1 << 10
     module_time_save: float = 3_600.0  # the stored time floor may be as old
+    module_time_step: float = 2.0  # trusted time moved by more than this between two looks was set
     module_check: float = 30.0  # what runs is judged anew this often: wall clocks jump
     module_retry: float = 1.0  # after a pass that failed
     module_bridge: float = 60.0  # a version goes on this long while the next one's file is on its way
@@ -211,6 +212,7 @@ class RackLimits:
     module_strikes: int = 3
     module_strike_window: float = 60.0
     module_swap_wait: float = 0.5  # the version before is heard so long while the next one starts
+    module_fade_wait: float = 0.2  # what is taken down may fade out for so long: two meter frames, and some
     module_take_away: float = 0.7  # a host that holds on to what is taken away for longer is ended
     module_host_silence: float = 1.0  # a host that does not answer for this long, and an epoch, is replaced
     module_host_watch: float = 0.1

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from stagebox.passport import PassportStatus
 from stagebox.records.meter import MeterFrame
 from stagebox_rack.app import Rack
 from stagebox_rack.audio.capture import CaptureClock
@@ -102,6 +103,29 @@ async def test_a_bus_that_goes_away_and_comes_back_leaves_no_hole(cluster: Clust
     finally:
         await rack_runs.__aexit__(None, None, None)
     assert_even(journalled(tmp_path / "rack", identity, tmp_path / "out.jsonl"), main_source(rack))
+
+
+async def test_a_suspended_rack_captures_nothing_although_a_module_does_not_end(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    async with running_mixer(cluster, tmp_path / "data") as mixer:
+        await mixer.enroll(tmp_path / "rack", "left")
+    async with running_rack(tmp_path / "rack") as rack:
+        await captured(rack, 0.2)
+        modules, ended = rack._modules, asyncio.Event()
+        assert modules is not None
+
+        async def hang(*, active: bool) -> None:
+            await ended.wait()
+
+        modules.obey = hang  # type: ignore[method-assign]
+        obeying = asyncio.create_task(rack.obey(PassportStatus.SUSPENDED))
+        async with asyncio.timeout(5):
+            while rack._capturing.running or rack._publisher is None or not rack._publisher.limited:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert not obeying.done()
+        ended.set()
+        await obeying
 
 
 async def test_a_disk_that_takes_half_a_second_a_sync_does_not_slow_capture(

@@ -116,3 +116,26 @@ async def test_a_suspended_rack_says_no_more_than_status_acks_and_requests(bus: 
     for subject in (subjects.meter(RACK, "main"), subjects.audio(RACK, "main"), subjects.wal(RACK),
                     subjects.event(RACK), subjects.status("stage-right"), subjects.ack("stage-right")):  # fmt: skip
         assert await denied(rack, subject), subject
+
+
+@pytest.mark.parametrize(
+    "head", [b"N", b"NATS/1.0", b"NATS/1.0 \xff\xff\xff\r\n\r\n", b"NATS/1.0\r\nno colon\r\n\r\n"]
+)
+async def test_a_header_that_cannot_be_read_ends_no_connection_and_is_seen_as_one(
+    bus: OperatorBus, head: bytes
+) -> None:
+    live, rack = await bus.live(), await bus.rack(RACK)
+    queue = await heard(live, subjects.ALL_ALERTS)
+    line = rack._supervisor.live
+    assert line is not None
+    line._queue_command(
+        b"HPUB %s  %d %d\r\n%s%s\r\n" % (subjects.alert(RACK).encode(), len(head), len(head) + 1, head, b"x")
+    )
+    await rack.flush()
+    rack.publish(subjects.alert(RACK), b"y")
+    first, second = [await asyncio.wait_for(queue.get(), 5) for _ in range(2)]
+    assert [(message.payload, message.relayed) for message in (first, second)] == [
+        (b"x", True),
+        (b"y", False),
+    ]
+    assert live.stats().disconnects == 0

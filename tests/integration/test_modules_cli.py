@@ -74,23 +74,28 @@ async def test_a_module_from_its_file_to_a_rack_and_away_again(desk: Desk, tmp_p
     place = ("--rack", "stage-*", "--point", "meters", "--source", "main", "--id", "eq")
     said = await desk.wasm("assign", "gain@1.0.0", *place, "--param", "gain=0.5")
     assert "meters/main" in said
-    assert "100 %, 1 of 1 now" in said
+    assert "100 %, 1 of 1 racks" in said
     await desk.wasm("import", desk.file("2.0.0"))
     made = await desk.json("assign", "gain@2.0.0", *place, "--percent", "0")
     assert (made["previous"], made["on"]) == ("1.0.0", [{"rack": "stage-left", "version": "1.0.0"}])
     listed = await desk.json("list", role=Role.VIEWER)
     assert [item["version"] for item in listed["modules"]] == ["1.0.0", "2.0.0"]
     assert [item["id"] for item in listed["assignments"]] == ["eq"]
+    assert "no rack gets 2.0.0 at 1 %" in await desk.wasm("assign", "gain@2.0.0", *place, "--percent", "1")
+    shown = await desk.wasm("show", "gain", role=Role.VIEWER)
+    assert "as the racks said last" in shown
+    assert "not there" in shown
     table = await desk.wasm("list")
     assert "before: 1.0.0" in table
     assert "gain@2.0.0" in table
     assert "serial" in await desk.wasm("reissue", "gain@1.0.0")
-    said = await desk.wasm("unassign", "eq", "--reason", "over")
-    assert said.startswith("eq is removed")
     said = await desk.wasm("revoke", "gain@2.0.0", "--reason", "backdoor", "--yes")
     assert "revoked everywhere" in said
     assert "gain@2.0.0" in said
-    assert "revoked" in await desk.wasm("list")
+    assert "2.0.0 is revoked, it runs nowhere" in await desk.wasm("list")
+    assert "2.0.0 is revoked, it runs nowhere" in await desk.wasm("show", "gain")
+    said = await desk.wasm("unassign", "eq", "--reason", "over")
+    assert said.startswith("eq is removed")
 
 
 async def test_vendors_are_listed_with_what_is_wrong_with_them(desk: Desk) -> None:
@@ -132,10 +137,25 @@ async def test_a_refused_import_says_why_and_what_to_do(desk: Desk, tmp_path: Pa
         (("revoke", "gain@1.0.0", "--vendor", "x", "--reason", "x", "--yes"), "name one thing"),
         (("revoke", "gain@1.0.0", "--reason", "x"), "say --yes"),
         (("show", "gain"), "no module 'gain' was imported"),
+        (("show", "gain@"), "not a semantic version"),
+        (("show", "@1.0.0"), "not a legal module name"),
+        (("show", "a/b"), "not a legal module name"),
+        (("unassign", ""), "not a legal assignment name"),
+        (("unassign", "Bad Id"), "not a legal assignment name"),
+        (("revoke", "--vendor", "a/b", "--reason", "x", "--yes"), "not a legal vendor name"),
         (("unassign", "eq"), "there is no assignment 'eq'"),
         (("assign", "gain@1.0.0", "--rack", "*", "--point", "meters", "--source", "main"), "was imported"),
-        (("assign", "gain@1.0.0", "--rack", "*", "--point", "tap", "--param", "gain"), "gives no number"),
-        (("assign", "gain@1.0.0", "--rack", "*", "--point", "tap", "--param", "g=nan"), "no finite number"),
+        (("assign", "gain@1.0.0", "--rack", "*", "--point", "tap", "--param", "gain"), "finite number"),
+        (("assign", "gain@1.0.0", "--rack", "*", "--point", "tap", "--param", "g=nan"), "finite number"),
+        (
+            ("assign", "gain@1.0.0", "--rack", "*", "--point", "tap", "--param", "g=1", "--param", "g=2"),
+            "given twice",
+        ),
+        (("assign", "gain@1.0.0", "--rack", "*", "--point", "meters"), "meters needs --source NAME"),
+        (
+            ("assign", "gain@1.0.0", "--rack", "*", "--point", "monitor", "--source", "main"),
+            "monitor needs --bus NAME",
+        ),
         (("assign", "gain@one", "--rack", "*", "--point", "tap"), "not a semantic version"),
         (("import", __file__, "--limit", "magic=5"), "is no limit"),
     ],

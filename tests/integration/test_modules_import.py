@@ -17,6 +17,7 @@ import httpx
 import pytest
 from nacl.signing import SigningKey
 
+from stagebox import subjects
 from stagebox.control.command import AckResult
 from stagebox.control.request import Verb
 from stagebox.identity import Role
@@ -26,12 +27,14 @@ from stagebox.modules.params import Param
 from stagebox.modules.patch import PatchSheet, Point
 from stagebox.modules.statement import key_id
 from stagebox.modules.verification import verify_countersigned
+from stagebox.records.event import Event
+from stagebox.records.status import Status
 from stagebox_mixer.modules.files import ModuleFiles
 from stagebox_mixer.modules.model import ModuleEntry
 from stagebox_mixer.streams import ASSIGNMENTS_BUCKET, DENIED_BUCKET, MODULES_BUCKET, WASM_OBJECTS
 from support.cluster import Cluster, RunningMixer, running_mixer
 from support.modules import DAY, Vendor, gain_wat, make_vendor, unsigned_module
-from support.patched import PatchedRack, patched_rack, signed_now, trust, vendor_now
+from support.patched import BOOT, PatchedRack, patched_rack, signed_now, trust, vendor_now
 from support.rackside import until
 
 ADMIN = "spiffe://flux-test/client/admin/test-admin"
@@ -486,7 +489,72 @@ async def test_a_file_that_was_lost_comes_back_with_the_vendors_and_reaches_the_
     assert (await rack.fetch(insert.digest)).startswith(file)
 
 
+async def test_what_is_countersigned_again_leaves_another_version_on_the_same_rack_running(
+    stage: Stage, rack: PatchedRack
+) -> None:
+    await stage.version("1.0.0")
+    await stage.version("2.0.0")
+    await stage.assign(version="1.0.0", id="eq")
+    await stage.assign(version="2.0.0", id="room", source="room")
+    before = await rack.sheet()
+    answer = await stage.admin.post("/api/v1/modules/gain/2.0.0/reissue", json={"reason": "lost floors"})
+    assert answer.status_code == 200, answer.text
+    after = await rack.sheet()
+    assert before is not None
+    assert after is not None
+    serials = []
+    for insert in after.inserts:
+        file = await rack.fetch(insert.digest)
+        found = verify_countersigned(
+            file, cluster=stage.cluster.name, cluster_public=stage.public, now_ns=time.time_ns()
+        )
+        serials.append(found.cluster.serial)
+    assert len(serials) == 2
+    assert len(set(serials)) == 1, "the rack would refuse the one of the lower serial"
+    assert {insert.digest for insert in before.inserts}.isdisjoint(insert.digest for insert in after.inserts)
+
+
 # Rollback
+
+
+@pytest.mark.parametrize("how", ["alert", "heartbeat"])
+async def test_a_rack_takes_nothing_back_in_the_name_of_another(
+    stage: Stage, rack: PatchedRack, tmp_path: Path, how: str
+) -> None:
+    module = await stage.version("1.0.0")
+    for name in ("eq", "room"):
+        await stage.assign(version="1.0.0", id=name, racks=["stage-left"])
+    await rack.sheet()
+    fault = {
+        "module": "gain", "version": "1.0.0", "insert": "eq", "code": "trap", "digest": module["digest"],
+    }  # fmt: skip
+    body = {"modules": [{**fault, "state": "stopped"}]}
+    forged = {
+        "alert": Event(1, BOOT, time.time_ns(), "module.stopped", fault).encode(),
+        "heartbeat": Status(1, BOOT, time.time_ns(), "running", body).encode(),
+    }[how]
+    members = stage.mixer.mixer._membership
+    assert members is not None
+    watch, presence = members.modules.watch, members.presence
+
+    async def heard() -> bool:
+        return bool(watch.faults + watch.malformed + presence.malformed)
+
+    identity = await stage.mixer.enroll(tmp_path / "other", "stage-right")
+    async with patched_rack(identity, stage.cluster.name, stage.public) as other:
+        # nats-server does not look at the subject an answer is wanted on, and JetStream answers there.
+        await other.bus.request(subjects.wal("stage-right"), forged)
+        subject = subjects.alert("stage-left") if how == "alert" else subjects.status("stage-left")
+        own = f"$JS.API.DIRECT.GET.WAL.{subjects.wal('stage-right')}"
+        assert other.bus.publish(own, b"", reply=subject)
+        await until(heard)
+    rack.complain("module.stopped", **{**fault, "insert": "room"})
+    await until(lambda: rolled_back(stage, "room"))  # what was heard before has been acted on
+    assert (await stage.assignment("eq"))["state"] == "active"
+
+
+async def rolled_back(stage: Stage, name: str) -> bool:
+    return bool((await stage.assignment(name))["state"] == "rolled_back")
 
 
 @pytest.mark.parametrize("how", ["rejected", "stopped", "heartbeat"])

@@ -173,6 +173,27 @@ async def test_a_rack_that_asks_too_often_is_refused_unread_and_counted_in_one_r
     assert (served.answered, served.refused) == (6, 50)
 
 
+async def test_a_rack_cannot_use_up_what_another_may_ask(scene: Scene) -> None:
+    async def handler(_data: bytes, _source: str) -> bytes:
+        return b"answer"
+
+    await scene.bus.store()
+    limits = replace(QUICK, requests_burst=2, requests_per_s=0.001)
+    served = RequestDesk(bus=scene.live, audit=scene.audit, handlers={Verb.SYNC: handler}, limits=limits)
+    await served.start()
+    other = await scene.bus.rack("stage-right")
+    await other.request(subjects.wal("stage-right"), b"noise")
+    for _ in range(20):
+        # JetStream answers wherever it is asked to.
+        other.publish(
+            f"$JS.API.DIRECT.GET.WAL.{subjects.wal('stage-right')}", b"", reply=subjects.request(RACK, "sync")
+        )
+    await scene.audited("request", reason="relayed")
+    asked = request(scene).seal(scene.rack.key)
+    assert (await scene.rack.bus.request(subjects.request(RACK, "sync"), asked)).payload == b"answer"
+    await served.stop()
+
+
 async def test_a_file_in_many_pieces_leaves_a_rack_its_other_requests(scene: Scene) -> None:
     async def handler(_data: bytes, _source: str) -> bytes:
         return b"answer"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,11 +173,15 @@ def test_a_smaller_budget_is_held(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "complaint"),
     [
-        (["--param", "gain"], 64, "--param gain is not a name and a number"),
+        (["--param", "gain"], 65, "--param 'gain' is not a name and a finite number"),
+        (["--param", "gain=1", "--param", "gain=2"], 65, "--param gain is given twice"),
         (["--param", "level=1"], 65, "no parameter 'level'"),
         (["--param", "gain=9"], 65, "its range is"),
         (["--records", "r.jsonl"], 64, "takes audio, not records"),
-        (["--wav", "absent.wav"], 65, "absent.wav is not a sound file"),
+        (["--wav", "absent.wav"], 65, "cannot read the sound file absent.wav: No such file or directory"),
+        (["--wav", "."], 65, "cannot read the sound file .: Is a directory"),
+        (["--wav", "m.wasm"], 65, "m.wasm is not a sound file"),
+        (["--out", "absent/out.wav"], 74, "cannot write absent/out.wav: No such file or directory"),
         (["--fuel", "2000000000"], 77, "limit_not_allowed"),
     ],
 )
@@ -225,6 +230,27 @@ def test_what_cannot_be_signed_is_said_before_a_file_is_written(
     )
     assert complaint in done.stderr
     assert not (tmp_path / "m.signed.wasm").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "complaint"),
+    [
+        (["--key", "absent.key"], 66, "there is no key file absent.key"),
+        (["--key", "acme"], 66, "there is no key file acme"),
+        (["--key", "acme/vendor.key", "--out", "acme/vendor.key"], 65, "is a file that is read"),
+        (["--key", "acme/vendor.key", "--out", "./m.wasm"], 65, "is a file that is read"),
+        (["--key", "acme/vendor.key", "--out", "acme"], 65, "acme is a directory"),
+    ],
+)
+def test_signing_never_overwrites_what_it_reads_and_misses_a_key_by_its_name(
+    args: list[str], code: int, complaint: str, tmp_path: Path, vendor: Path
+) -> None:
+    wat_module(tmp_path)
+    shutil.copytree(vendor, tmp_path / "acme")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    claim = ("--name", "acme-one", "--version", "1.0.0", "--capability", "audio")
+    assert complaint in stagebox("wasm", "sign", "m.wasm", *claim, *args, cwd=tmp_path, code=code).stderr
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_key_with_a_passphrase_signs_only_with_it(tmp_path: Path) -> None:

@@ -206,6 +206,21 @@ class Assigner:
             raised.append(entry)
         return raised
 
+    async def level(self, module: str, *, actor: str) -> None:
+        """After a version was countersigned again: also those that another assignment may bring to the same rack.
+
+        Raises:
+            BusError, StorageError: the mixer cannot do it now; racks that have both refuse the one of the lower serial.
+        """
+        async with self._lock:
+            catalogue = await self._store.catalogue()
+            own = [item for item in catalogue.assignments if item.module == module]
+            if len(own) > 1:
+                try:
+                    await self._raise(None, own[0], catalogue, actor)
+                except ModuleError as error:
+                    log.warning("module_not_countersigned_again", module=module, error=error.message)
+
     async def _check_room(self, after: Assignment, catalogue: Catalogue) -> None:
         others = [item for item in catalogue.assignments if item.id != after.id]
         then = replace(catalogue, assignments=(*others, after))

@@ -7,7 +7,7 @@ version away from the others, and never give them anything but what ran there be
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stagebox_mixer.modules.assigning import runs_on
@@ -26,6 +26,7 @@ EXCUSED = frozenset(
         # it is that rack's disk, clock or past
         "deny_list_lost",
         "floors_lost",
+        "floors_full",
         "floor_not_kept",
         "missing",
         "unreadable",
@@ -43,7 +44,10 @@ _TEXT_CHARS = 64
 
 @dataclass(frozen=True)
 class Fault:
-    """A module does not run on a rack. ``insert`` is the assignment's id, empty if the rack does not say."""
+    """A module does not run on a rack. ``insert`` is the assignment's id, empty if the rack does not say.
+
+    ``time_ns`` is when an alert was raised, by the rack's clock; 0 for what is so now.
+    """
 
     rack: str
     module: str
@@ -51,6 +55,7 @@ class Fault:
     insert: str
     digest: str
     code: str
+    time_ns: int = 0
 
     @property
     def counts(self) -> bool:
@@ -58,9 +63,10 @@ class Fault:
         return self.code not in EXCUSED
 
 
-def of_alert(rack: str, name: str, detail: dict[str, Any]) -> Fault | None:
+def of_alert(rack: str, name: str, detail: dict[str, Any], time_ns: int = 0) -> Fault | None:
     """Return the fault that an alert reports; None if it reports none, or is malformed."""
-    return _fault(rack, detail) if name in ALERTS else None
+    fault = _fault(rack, detail) if name in ALERTS else None
+    return replace(fault, time_ns=time_ns) if fault is not None else None
 
 
 def of_heartbeat(rack: str, body: dict[str, Any]) -> Iterator[Fault]:
@@ -76,9 +82,14 @@ def of_heartbeat(rack: str, body: dict[str, Any]) -> Iterator[Fault]:
 
 def _fault(rack: str, fields: dict[str, Any]) -> Fault | None:
     texts = {name: fields.get(name, "") for name in ("module", "version", "insert", "digest", "code")}
-    if not all(isinstance(text, str) and len(text) <= _TEXT_CHARS for text in texts.values()):
+    if not all(_is_word(text) for text in texts.values()):
         return None
     return Fault(rack=rack, **texts) if texts["module"] and texts["version"] else None
+
+
+def _is_word(text: object) -> bool:
+    """A code ends up in the audit and in what people are shown."""
+    return isinstance(text, str) and len(text) <= _TEXT_CHARS and text.isascii() and text.isprintable()
 
 
 def blamed(fault: Fault, assignments: Iterable[Assignment]) -> Collection[Assignment]:
@@ -89,6 +100,8 @@ def blamed(fault: Fault, assignments: Iterable[Assignment]) -> Collection[Assign
 def _is_of(fault: Fault, assignment: Assignment) -> bool:
     if assignment.state is not AssignmentState.ACTIVE or fault.insert not in ("", assignment.id):
         return False
+    if 0 < fault.time_ns < assignment.time:
+        return False  # it is about what ran there before; what is still so the heartbeat says too
     if (assignment.module, assignment.version) != (fault.module, fault.version):
         return False
     running = runs_on(assignment, fault.rack)

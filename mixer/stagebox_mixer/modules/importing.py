@@ -22,8 +22,8 @@ from stagebox.modules.capabilities import Capability
 from stagebox.modules.compiling import compile_module
 from stagebox.modules.interface import check_interface, read_interface
 from stagebox.modules.limits import LIMITS as FORMAT
-from stagebox.modules.statement import ModuleLimits, in_order
-from stagebox.modules.verification import Signed, VendorTrust, verify_vendor
+from stagebox.modules.statement import ClusterStatement, ModuleLimits, in_order
+from stagebox.modules.verification import Signed, VendorTrust, verify_countersigned, verify_vendor
 from stagebox_keys.authority import ClusterAuthority
 from stagebox_mixer.audit import Row
 from stagebox_mixer.lifecycle.audited import AuditLog, record_failure
@@ -84,6 +84,11 @@ class _Accepted:
     def title(self) -> str:
         return f"{self.signed.statement.name}@{self.signed.statement.version}"
 
+    @property
+    def expires(self) -> int:
+        """The end of the countersignature: no vendor signs for longer than it is trusted."""
+        return min(self.signed.statement.expires, self.signed.root.not_after)
+
 
 class Importer:
     """Imports and countersigns. ``lock`` is held by whoever changes modules or assignments of this mixer."""
@@ -118,10 +123,11 @@ class Importer:
             BusError, StorageError: the mixer cannot do it now.
         """
         try:
-            accepted = await self._examine(data, options)
-            # Another import may have come between; what is decided on must be what is changed.
+            await self._examine(data, options)
+            # Compiling takes its time: trust may have ended, another import come between. What counts is now.
             async with self._lock:
                 catalogue = await self._store.catalogue()
+                accepted = await self._judged(data, options, catalogue)
                 held = _held(accepted, options, catalogue)
                 if held is not None:
                     return await self._whole(held, accepted, catalogue, actor)
@@ -149,29 +155,32 @@ class Importer:
         try:
             catalogue = await self._store.catalogue()
             entry = _known(catalogue, name, version)
-            vendor_file = await self._vendor_file(entry)
+            file, own = await self._own_file(entry)
             trust = self._vendors.under(catalogue.denied)
-            signed = await asyncio.to_thread(self._verify, vendor_file, trust, catalogue.denied)
+            signed = await asyncio.to_thread(self._verify, file, trust, catalogue.denied)
         except ModuleError as refusal:
             self._refused("module_reissue", f"{name}@{version}", refusal, actor)
             raise
         serial = serial if serial is not None else self._next_serial(catalogue, name)
-        return await self._issue_again(entry, signed, serial, actor=actor, reason=reason)
+        accepted = _Accepted(signed, entry.vendor_digest, own.granted, own.limits)
+        return await self._issue_again(entry, accepted, serial, actor=actor, reason=reason)
 
     # --- examining --------------------------------------------------------------------------------------
 
-    async def _examine(self, data: bytes, options: ImportOptions) -> _Accepted:
+    async def _examine(self, data: bytes, options: ImportOptions) -> None:
         if len(data) > FORMAT.max_module_bytes:
             raise ModuleError(
                 "too_large", f"the file has {len(data)} bytes, at most {FORMAT.max_module_bytes} are allowed"
             )
         catalogue = await self._store.catalogue()
-        trust = self._vendors.under(catalogue.denied)
-        accepted = await asyncio.to_thread(self._judge, data, options, trust, catalogue.denied)
+        accepted = await self._judged(data, options, catalogue)
         if _held(accepted, options, catalogue) is None:
             async with self._compiling:
                 await self._prove(accepted.signed.data)
-        return accepted
+
+    async def _judged(self, data: bytes, options: ImportOptions, catalogue: Catalogue) -> _Accepted:
+        trust = self._vendors.under(catalogue.denied)
+        return await asyncio.to_thread(self._judge, data, options, trust, catalogue.denied)
 
     def _judge(self, data: bytes, options: ImportOptions, trust: VendorTrust, denied: DenyList) -> _Accepted:
         """Verify everything that needs no registry. Takes some milliseconds a megabyte."""
@@ -193,13 +202,18 @@ class Importer:
             )
         return signed
 
-    async def _vendor_file(self, entry: ModuleEntry) -> bytes:
-        file = (await self._store.files.get(entry.digest))[: entry.vendor_size]
-        if hashlib.sha256(file).digest() != entry.vendor_digest:
-            raise ModuleError(
-                "wrong_digest", f"the stored file of {entry.title} does not begin with the vendor's"
-            )
-        return file
+    async def _own_file(self, entry: ModuleEntry) -> tuple[bytes, ClusterStatement]:
+        """Return the vendor's file and what we said of it: the registry is not signed, what it grants is a hint."""
+        found = await asyncio.to_thread(
+            verify_countersigned, await self._store.files.get(entry.digest),
+            cluster=self._cluster, cluster_public=self._authority.public, now_ns=self._clock(),
+        )  # fmt: skip
+        own = found.cluster.statement
+        if (own.name, own.version) != (entry.name, entry.version):
+            raise ModuleError("wrong_module_version", f"the stored file of {entry.title} is another module's")
+        if own.sha256 != entry.vendor_digest:
+            raise ModuleError("wrong_digest", f"the stored file of {entry.title} is not of the vendor's file")
+        return found.data[: own.covered], found.cluster
 
     # --- changing ---------------------------------------------------------------------------------------
 
@@ -228,7 +242,7 @@ class Importer:
                 granted=accepted.granted,
                 limits=accepted.limits,
                 serial=serial,
-                expires=statement.expires,
+                expires=accepted.expires,
                 imported=self._clock(),
                 imported_by=actor,
                 params=accepted.signed.params,
@@ -249,24 +263,32 @@ class Importer:
             limits=accepted.limits,
             serial=serial,
             issued=self._clock(),
-            expires=accepted.signed.statement.expires,
+            expires=accepted.expires,
         )
 
     async def _issue_again(
-        self, entry: ModuleEntry, signed: Signed, serial: int, *, actor: str, reason: str
+        self, entry: ModuleEntry, accepted: _Accepted, serial: int, *, actor: str, reason: str
     ) -> ModuleEntry:
         """Put another countersignature of the same vendor's file in force."""
-        facts: dict[str, str | int] = {"serial": serial, "before": entry.serial}
+        granted, limits = accepted.granted, accepted.limits
+        facts: dict[str, str | int] = {"serial": serial, "before": entry.serial, "granted": _words(granted)}
         row = Row(actor, "module_reissue", entry.title, "ok", reason, facts)
         await self._audit.record(row)
         try:
-            accepted = _Accepted(signed, entry.vendor_digest, entry.granted, entry.limits)
             file = await self._countersign(accepted, serial)
             digest = await self._store.files.put(file)
             stored = await self._store.modules.get(entry.key)
             if stored is None or stored.entry != entry:
                 raise Conflict(f"{entry.title} was changed by somebody else meanwhile")
-            after = replace(entry, digest=digest, size=len(file), serial=serial)
+            after = replace(
+                entry,
+                digest=digest,
+                size=len(file),
+                serial=serial,
+                granted=granted,
+                limits=limits,
+                expires=accepted.expires,
+            )
             await self._store.modules.put(entry.key, after, revision=stored.revision)
         except StageboxError as error:
             await record_failure(self._audit, row, _code_of(error))
@@ -281,8 +303,9 @@ class Importer:
             await self._store.files.check(entry.digest)
         except ModuleError as error:
             serial = self._next_serial(catalogue, entry.name)
+            held = replace(accepted, granted=entry.granted, limits=entry.limits)
             again = await self._issue_again(
-                entry, accepted.signed, serial, actor=actor, reason=f"file lost: {error.code}"
+                entry, held, serial, actor=actor, reason=f"file lost: {error.code}"
             )
             return Imported(again, new=False, repaired=True)
         return Imported(entry, new=False)

@@ -37,8 +37,8 @@ class ModuleEntry:
     """One version of a module as it was imported. Times are ns since the Unix epoch.
 
     ``digest`` and ``size`` are of the countersigned file in force, ``vendor_digest`` and ``vendor_size`` of the file as
-    the vendor signed it, which is the beginning of the other. ``expires`` is the end of the vendor's signature, which
-    the countersignature shares.
+    the vendor signed it, which is the beginning of the other. ``expires`` is the end of the
+    countersignature: that of the vendor's signature, or of its root if that is earlier.
     """
 
     name: str

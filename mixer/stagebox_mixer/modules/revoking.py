@@ -100,10 +100,10 @@ class Revoker:
         return await self._revoke(row, bans, keys, hit, catalogue)
 
     def _keys(self, vendor: str, catalogue: Catalogue) -> tuple[bytes, ...]:
-        if _KEY_ID.match(vendor):
-            return (bytes.fromhex(vendor),)
         found = {item.root.key_id for item in self._vendors.all() if item.root and item.root.owner == vendor}
         found |= {entry.key_id for entry in catalogue.modules.values() if entry.vendor == vendor}
+        if _KEY_ID.match(vendor):
+            found.add(bytes.fromhex(vendor))  # also a name may look like one: then both are meant
         if not found:
             raise ModuleError(
                 "unknown_vendor", f"no vendor {vendor[:64]!r} is known here", remedy="stagebox wasm vendors"

@@ -154,13 +154,13 @@ class ModuleService:
         """Import a vendor's file; see :meth:`Importer.take`."""
         imported = await self._importer.take(data, options, actor=actor)
         if imported.repaired:
-            await self._push_module(imported.entry.name)
+            await self._raised(imported.entry.name, actor)
         return imported
 
     async def reissue(self, name: str, version: str, *, actor: str, reason: str = "") -> ModuleEntry:
         """Countersign a version again; see :meth:`Importer.reissue`. Racks that run it get the new file."""
         entry = await self._importer.reissue(name, version, actor=actor, reason=reason)
-        await self._push_module(name)
+        await self._raised(name, actor)
         return entry
 
     async def revoke_module(self, name: str, version: str, *, reason: str, actor: str) -> Revoked:
@@ -191,7 +191,9 @@ class ModuleService:
         self._pushes.add(task)
         task.add_done_callback(self._pushes.discard)
 
-    async def _push_module(self, name: str) -> None:
+    async def _raised(self, name: str, actor: str) -> None:
+        """A version of a module has a higher serial than before: see that racks have all that they run."""
+        await self._assigner.level(name, actor=actor)
         catalogue = await self._store.catalogue()
         self.push([item for item in catalogue.assignments if item.module == name])
 

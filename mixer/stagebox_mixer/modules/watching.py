@@ -1,13 +1,14 @@
 """Hears which modules do not run: alerts at once, heartbeats in case an alert was missed. Faults go on one by one.
 
 A heartbeat counts only for a module on the sheet that the rack has taken last, so that what it said of a sheet of
-before blames nobody, and each of its complaints counts once.
+before blames nobody, and each of its complaints counts once, but for those that could not be acted on. Only so many
+faults of one rack wait. What another rack has JetStream deliver on a rack's subject has headers, and is refused.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -33,6 +34,7 @@ class FaultWatch:
         self._sheets = sheets
         self._report = report
         self._waiting: asyncio.Queue[Fault] = asyncio.Queue(LIMITS.module_faults_waiting)
+        self._waiting_of: Counter[str] = Counter()
         self._heard: OrderedDict[tuple[Fault, int], None] = OrderedDict()
         self._subscription: Subscription | None = None
         self.faults = self.dropped = self.malformed = 0
@@ -55,12 +57,14 @@ class FaultWatch:
         """Take one message on ``rack.*.alert``."""
         try:
             rack = subjects.parse(message.subject).rack
+            if message.relayed:
+                raise InputError(f"rack {rack!r} did not send this itself")
             alert = Event.decode(message.payload)
         except InputError as error:
             self.malformed += 1
             log.warning("alert_malformed", subject=message.subject, error=error.message)
             return
-        fault = of_alert(rack, alert.name, alert.detail)
+        fault = of_alert(rack, alert.name, alert.detail, alert.time_ns)
         if fault is not None:
             self._put(fault)
 
@@ -72,32 +76,41 @@ class FaultWatch:
         listed = {(insert.id, insert.digest.hex()) for insert in sheet.sheet.inserts}
         for fault in of_heartbeat(rack, status.body):
             complaint = (fault, sheet.sheet.serial)
-            if (fault.insert, fault.digest) in listed and complaint not in self._heard:
-                self._heard[complaint] = None
-                while len(self._heard) > LIMITS.module_faults_waiting:
-                    self._heard.popitem(last=False)
-                self._put(fault)
+            if (fault.insert, fault.digest) not in listed or complaint in self._heard:
+                continue
+            if not self._put(fault):
+                continue  # it is said again
+            self._heard[complaint] = None
+            while len(self._heard) > LIMITS.module_faults_waiting:
+                self._heard.popitem(last=False)
 
-    def _put(self, fault: Fault) -> None:
+    def _put(self, fault: Fault) -> bool:
+        """Let a fault wait for its turn; return False if there is no room for it."""
         if not fault.counts:
             log.info("module_not_running", rack=fault.rack, module=fault.module, code=fault.code)
-            return
+            return True
         self.faults += 1
-        try:
-            self._waiting.put_nowait(fault)
-        except asyncio.QueueFull:
+        # One rack that complains without end keeps no other from being heard.
+        if self._waiting_of[fault.rack] >= LIMITS.module_faults_of_rack or self._waiting.full():
             self.dropped += 1
+            return False
+        self._waiting_of[fault.rack] += 1
+        self._waiting.put_nowait(fault)
+        return True
 
     async def run(self) -> None:
         """Report faults for ever, in turn."""
         while True:
             fault = await self._waiting.get()
+            self._waiting_of -= Counter((fault.rack,))  # forgets who has none
             log.warning(
                 "module_fault", rack=fault.rack, module=fault.module, version=fault.version, code=fault.code
             )
             try:
                 await self._report(fault)
             except StageboxError as error:
+                for complaint in [complaint for complaint in self._heard if complaint[0] == fault]:
+                    del self._heard[complaint]  # the next heartbeat says it again
                 log.error("module_not_rolled_back", rack=fault.rack, module=fault.module, error=error.message)
             except Exception as error:
                 # One report must not end the watch over all others.

@@ -1,7 +1,8 @@
 """Hears the heartbeats of racks on the bus and keeps the roll.
 
 A heartbeat is taken for the rack whose subject it came on: nats-server lets nobody else publish there, and the rack
-was let in on three proofs. (Subscribers who do not run the server prove each record by its checkpoint.)
+was let in on three proofs. What another rack has JetStream deliver there has headers, and is refused. (Subscribers who
+do not run the server prove each record by its checkpoint.)
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ class PresenceService:
         """Take one message on ``rack.*.status``."""
         try:
             rack = subjects.parse(message.subject).rack
+            if message.relayed:
+                raise InputError(f"rack {rack!r} did not send this itself")
             status = Status.decode(message.payload)
         except InputError as error:
             self.malformed += 1

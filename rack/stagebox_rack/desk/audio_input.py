@@ -73,8 +73,12 @@ class SoundFile:
         """
         self._path = path
         try:
+            # libsndfile calls everything that it cannot open a system error.
+            path.open("rb").close()
             facts = soundfile.info(str(path))
-        except (soundfile.SoundFileError, OSError) as error:
+        except OSError as error:
+            raise InputError(f"cannot read the sound file {path}: {error.strerror}") from None
+        except soundfile.SoundFileError as error:
             raise InputError(f"{path} is not a sound file that can be read: {error}") from None
         self.rate, self.channels, self.frames = facts.samplerate, facts.channels, facts.frames
         if self.rate not in RACK.audio_rates:

@@ -184,8 +184,13 @@ def _writing(out: Path | None, audio: AudioInput) -> Iterator[Callable[[Float32]
         yield lambda samples: None
         return
     try:
+        # libsndfile calls everything that it cannot make a system error.
+        out.open("xb").close()
+    except OSError as error:
+        raise StorageError(f"cannot write {out}: {error.strerror}") from None
+    try:
         with soundfile.SoundFile(
-            str(out), "x", samplerate=audio.rate, channels=audio.channels, format="WAV", subtype="FLOAT"
+            str(out), "w", samplerate=audio.rate, channels=audio.channels, format="WAV", subtype="FLOAT"
         ) as file:
             yield file.write
     except soundfile.SoundFileError as error:

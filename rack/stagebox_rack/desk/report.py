@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -214,8 +215,12 @@ def _said(found: Document) -> Iterable[str]:
 
 def _wrong(found: Document) -> Iterable[str]:
     troubles = found["troubles"]
-    for one in troubles["first"][: LIMITS.lines_shown]:
-        yield f"{one['what'].upper().replace('_', ' ')}  {one['code']}: {printable(one['reason'])}"
+    said = (
+        f"{one['what'].upper().replace('_', ' ')}  {one['code']}: {_one_line(one['reason'])}"
+        for one in troubles["first"]
+    )
+    for line, times in list(Counter(said).items())[: LIMITS.lines_shown]:
+        yield f"{line} ({times} times)" if times > 1 else line
     if found["clean"]:
         yield "clean     no fault, nothing over budget, nothing left out"
     else:
@@ -224,6 +229,11 @@ def _wrong(found: Document) -> Iterable[str]:
             f"NOT CLEAN {found['faults']} faults, {found['over_budget']} over budget, "
             f"{found['passed']} went past the module{state}"
         )
+
+
+def _one_line(reason: str) -> str:
+    """Return a trap's text without the line ends that the host escaped."""
+    return printable(" ".join(reason.replace("\\n", " ").split()))
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -37,7 +37,7 @@ class Arranger(Protocol):
 
         When it returns nothing else is heard any more; what is new may still be starting. So it does not wait for a
         compiler: a denial must come through within a second. Equal entries of the call before go on untouched. It
-        is never called twice at a time, and again with the same set after it raised.
+        is never called twice at a time, and again with the same set after it raised or when sources are captured.
         """
         ...
 

@@ -8,7 +8,8 @@ rate or other channels gets a new chain. What cannot be seated waits and says wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from stagebox.errors import CaptureError, ConfigError, StageboxError
@@ -16,6 +17,7 @@ from stagebox.logs import printable
 from stagebox.modules.patch import Insert, Point
 from stagebox_rack.audio.engine import Tap
 from stagebox_rack.audio.insert import InsertPoint, InsertPoints
+from stagebox_rack.limits import LIMITS
 from stagebox_rack.modules.arranging import Placed, Running
 from stagebox_rack.modules.hosting.chain import Chain
 from stagebox_rack.modules.hosting.feed import Feed
@@ -76,14 +78,9 @@ class Patching:
         self._changing = asyncio.Lock()
 
     async def arrange(self, wanted: tuple[Placed, ...]) -> None:
-        """Run exactly ``wanted``; see :class:`Arranger`."""
+        """Run exactly ``wanted``; see :class:`Arranger`. Said again it seats what waited for its source."""
         async with self._changing:
             self._wanted = wanted
-            await self._follow()
-
-    async def captured(self) -> None:
-        """Sources are captured (again): seat what waits for them."""
-        async with self._changing:
             await self._follow()
 
     async def stop(self) -> None:
@@ -104,27 +101,36 @@ class Patching:
         groups: dict[Place, list[Placed]] = {}
         for placed in self._wanted:
             groups.setdefault(Place.of(placed.insert), []).append(placed)
-        for place in [place for place in self._seats if place not in groups]:
-            await self._take_down(place)
+        await self._take_down([place for place in self._seats if place not in groups])
         self._waiting = {}
+        seats: dict[Place, Seat] = {}
+        lacking: OSError | None = None
         for place, group in groups.items():
             try:
-                seat = await self._seat(place)
-            except StageboxError as error:
+                seats[place] = await self._seat(place)
+            except (StageboxError, OSError) as error:
                 code = "not_captured" if isinstance(error, CaptureError) else "no_such_place"
+                if isinstance(error, OSError):
+                    code, lacking = "no_room", error
                 self._waiting |= {placed.insert.id: code for placed in group}
-                await self._take_down(place)
-                continue
-            await self._hosts.arrange(
-                seat.line, [PlacedModule(one.insert.id, one.module.hosted) for one in group]
-            )
-            await self._connect(place, seat)
+                await self._take_down([place])
+        # At once: each may wait for a successor, and what is taken away at another is not to wait for that.
+        await asyncio.gather(*(self._fill(place, seat, groups[place]) for place, seat in seats.items()))
+        if lacking is not None:
+            raise lacking  # so it is tried again
+
+    async def _fill(self, place: Place, seat: Seat, group: list[Placed]) -> None:
+        await self._hosts.arrange(
+            seat.line, [PlacedModule(one.insert.id, one.module.hosted) for one in group]
+        )
+        await self._connect(place, seat)
 
     async def _seat(self, place: Place) -> Seat:
         """Return the seat at ``place``, opened if it is not there yet or its source is another now.
 
         Raises:
-            CaptureError: its source is not captured. ConfigError: there is no such source or bus, or no room.
+            CaptureError: its source is not captured. ConfigError: there is no such source or bus, its audio is none for
+            modules, or there is no room. OSError: no memory or no descriptor is left.
         """
         held = self._seats.get(place)
         if place.point is Point.TELEMETRY:
@@ -136,7 +142,7 @@ class Patching:
         tap, channels = self._audio(place)
         rate = tap.format.rate
         if held is not None and (held.rate, held.channels) != (rate, channels):
-            await self._take_down(place)
+            await self._take_down([place])
             held = None
         if held is None:
             held = Seat(self._hosts.open_chain(str(place), rate, channels), tap, rate, channels)
@@ -185,13 +191,21 @@ class Patching:
         if runner is not None:
             await asyncio.to_thread(runner.stop)
 
-    async def _take_down(self, place: Place) -> None:
-        seat = self._seats.pop(place, None)
-        if seat is None:
-            return
-        await self._hosts.arrange(seat.line, ())
-        await self._disconnect(seat)
-        await self._hosts.close(seat.line)
+    async def _take_down(self, places: Iterable[Place]) -> None:
+        seats = [seat for place in places if (seat := self._seats.pop(place, None)) is not None]
+        await asyncio.gather(*(self._hosts.arrange(seat.line, ()) for seat in seats))
+        await _faded([seat.line for seat in seats if seat.point is not None and isinstance(seat.line, Chain)])
+        for seat in seats:
+            await self._disconnect(seat)
+            await self._hosts.close(seat.line)
+
+
+async def _faded(chains: Collection[Chain]) -> None:
+    """Return when all have faded out what was there, or soon: where no audio comes any more, none fades."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LIMITS.module_fade_wait):
+            while not all(chain.rest() for chain in chains):  # noqa: ASYNC110 - an audio thread wakes nobody
+                await asyncio.sleep(LIMITS.module_fade_wait / 20)
 
 
 def _running(status: InsertStatus) -> Running:

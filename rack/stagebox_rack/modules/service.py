@@ -78,6 +78,7 @@ class ModuleService:
         self._monotonic = monotonic
         self._slots = Slots(limits.module_bridge)
         self._arranged: tuple[Placed, ...] | None = ()  # None: not known, the hosts failed
+        self._unseated = False  # sources came since
         self._told: set[tuple[str, bytes, str]] = set()
         self._passing = asyncio.Lock()
         self._offering = asyncio.Lock()
@@ -123,6 +124,11 @@ class ModuleService:
         """The bus is up (again): ask for the sheet and for what is missing."""
         self._look_again()
         self._supply.connected()
+
+    def captured(self) -> None:
+        """Sources are captured (again): seat what waits for them; returns at once."""
+        self._unseated = True
+        self._stir()
 
     def denied_changed(self) -> None:
         """A newer deny list is held. May be called from any thread."""
@@ -243,8 +249,8 @@ class ModuleService:
         changed = self._slots.follow(self._sheets.sheet, self._monotonic())
         if changed:
             await self._forget_others()
-        if again:
-            self._slots.again()
+        if self._clock.stepped() or again:
+            self._slots.again()  # a clock that was wrong ends nothing for good
         self._stop_ended()
         await self._arrange()  # what may not run any more ends before anything else is looked at
         verdicts = await self._verdicts(files)
@@ -316,9 +322,9 @@ class ModuleService:
 
     async def _arrange(self) -> None:
         wanted = self._slots.wanted()
-        if wanted == self._arranged:
+        if wanted == self._arranged and not self._unseated:
             return
-        self._arranged = None
+        self._arranged, self._unseated = None, False
         await self._arranger.arrange(wanted)
         self._arranged = wanted
 

@@ -37,7 +37,11 @@ class TapRunner:
         self._stopping = threading.Event()
         self._cursor = tap.open()
         self._thread = threading.Thread(target=self._run, name=f"modules-{source}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            tap.close(self._cursor)
+            raise
 
     @property
     def overruns(self) -> int:

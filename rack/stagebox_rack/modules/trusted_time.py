@@ -45,6 +45,7 @@ class TrustedTime:
         self._heard = 0
         self._heard_at = monotonic_ns()
         self._saved = 0
+        self._looked: tuple[int, int] | None = None
         self._lock = threading.Lock()
 
     @property
@@ -56,6 +57,14 @@ class TrustedTime:
     def now_ns(self) -> int:
         """Return the time that decides."""
         return max(self._wall_ns(), self.floor)
+
+    def stepped(self) -> bool:
+        """Whether it was set, forward or back, since this was asked before. For one who asks."""
+        now, monotonic = self.now_ns(), self._monotonic_ns()
+        before, self._looked = self._looked, (now, monotonic)
+        if before is None:
+            return False
+        return abs(now - before[0] - (monotonic - before[1])) > LIMITS.module_time_step * _NS
 
     def heard(self, signed_ns: int) -> None:
         """Take a time under a verified signature of the cluster; an older one changes nothing."""

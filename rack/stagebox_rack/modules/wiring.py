@@ -5,13 +5,11 @@ Part of the composition root.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
 from stagebox.bus import BusClient
 from stagebox.subjects import Kind
-from stagebox.tasks import end_tasks
 from stagebox_rack.audio.engine import Tap
 from stagebox_rack.audio.insert import InsertPoints
 from stagebox_rack.commands.service import Handler
@@ -48,7 +46,6 @@ class Modules:
     ) -> None:
         self._publisher = publisher
         self._placed: dict[str, Placed] = {}
-        self._seating: set[asyncio.Task[None]] = set()
         self._hosts = ModuleHosts(hosts, HostReports(publisher, self._placed.get).take)
         self._patching = Patching(
             hosts=self._hosts,
@@ -77,7 +74,6 @@ class Modules:
     async def stop(self) -> None:
         """Run nothing any more; no process is left."""
         self._publisher.observe = None
-        await end_tasks(self._seating)
         await self._service.stop()
         await self._patching.stop()
         await self._hosts.stop()
@@ -96,9 +92,7 @@ class Modules:
 
     def captured_soon(self) -> None:
         """Sources are captured (again): seat what waits for them; returns at once."""
-        task = asyncio.create_task(self._patching.captured(), name="module-seating")
-        self._seating.add(task)
-        task.add_done_callback(self._seating.discard)
+        self._service.captured()
 
     async def obey(self, *, active: bool) -> None:
         """Do what the passport says."""

@@ -311,6 +311,15 @@ class Connection(Client):
         parsed = await self._process_headers(headers) if headers else None
         deliver(BusMessage(subject.decode(), data, reply.decode(), parsed))
 
+    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
+        """Parse a header block; one that cannot be parsed, which anybody can send, is a header with nothing in it."""
+        if not headers:
+            return None
+        try:
+            return await super()._process_headers(headers) or {}
+        except Exception:  # the client trips over a block that is too short, or not text
+            return {}
+
     async def _read_loop(self) -> None:
         transport = cast(BusTransport, self._transport)
         try:

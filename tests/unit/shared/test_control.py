@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -345,6 +345,22 @@ def test_a_full_deny_list_is_within_the_bounds() -> None:
     entries = tuple(Denied(DenyKind.CERTIFICATE, f"sha256:{n:064x}", n) for n in range(LIMITS.max_denied))
     full = DenyList("flux-prod", 1, 1, entries)
     assert DenyList.decode(full.encode()) == full
+
+
+def test_a_full_deny_list_is_not_walked_for_each_module() -> None:
+    class Entries(tuple[Denied, ...]):
+        walked = 0
+
+        def __iter__(self) -> Iterator[Denied]:
+            Entries.walked += 1
+            return super().__iter__()
+
+    bans = DenyList(
+        "flux-prod", 1, 1, Entries(denied("module", f"sha256:{n:064x}") for n in range(LIMITS.max_denied))
+    )
+    for number in range(1000):
+        assert bans.matches_module((number.to_bytes(32, "big"),), ()) is not None
+    assert Entries.walked == 1
 
 
 def test_a_revoked_module_is_hit_by_either_digest_and_by_its_vendor() -> None:

@@ -26,7 +26,7 @@ stagebox wasm build acme-gain --json
 
 def build(
     directory: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="Where module.toml is; here if not given.")
+        Path, typer.Argument(metavar="DIR", help="Where module.toml is; here if not given.")
     ] = Path(),
     as_json: JsonOption = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Bounds of the commands that make and look at modules on a desk."""
+"""Bounds of the commands that make modules and look at them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ class AuthoringLimits:
     max_source_bytes: int = 16 << 20
     compile_s: float = 300.0
     stack_bytes: int = 64 << 10
+    shown_racks: int = 100
 
 
 LIMITS = AuthoringLimits()

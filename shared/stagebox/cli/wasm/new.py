@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -45,4 +46,6 @@ def new(
     typer.echo(f"module  {name} in {target}")
     typer.echo(f"files   {', '.join(sorted(contents))}")
     first = "npm install && " if lang is Language.ASSEMBLYSCRIPT else ""
-    typer.echo(f"next    cd {target} && {first}stagebox wasm build && stagebox wasm test {name}.wasm")
+    typer.echo(
+        f"next    cd {shlex.quote(str(target))} && {first}stagebox wasm build && stagebox wasm test {name}.wasm"
+    )

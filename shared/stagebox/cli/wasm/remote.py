@@ -112,7 +112,7 @@ def list_modules(
 ) -> None:
     """List the imported modules, and where they are assigned."""
     from stagebox.cli.admin.rendering import echo_json, echo_lines
-    from stagebox.cli.wasm.remote_view import assignment_table, module_table
+    from stagebox.cli.wasm.remote_view import assignment_table, module_table, revoked_of
 
     with modules_api(ctx, mixer, identity, config) as api:
         modules, assignments = api.modules(), api.assignments()
@@ -123,7 +123,8 @@ def list_modules(
         echo_lines(["no module is imported; import one with `stagebox wasm import`"])
         return
     echo_lines(module_table(modules))
-    echo_lines(["", *assignment_table(assignments)] if assignments else ["", "none of them is assigned"])
+    table = assignment_table(assignments, revoked_of(modules))
+    echo_lines(["", *table] if assignments else ["", "none of them is assigned"])
 
 
 @app.command("show", epilog=_SHOW)
@@ -139,12 +140,22 @@ def show(
 ) -> None:
     """Show what is known of a module: vendor, digests, rights, limits, parameters, and where it runs."""
     from stagebox.cli.admin.rendering import echo_json, echo_lines
-    from stagebox.cli.wasm.remote_view import assignment_table, module_lines
+    from stagebox.cli.wasm.limits import LIMITS
+    from stagebox.cli.wasm.remote_view import (
+        assignment_table,
+        module_lines,
+        racks_on,
+        revoked_of,
+        where_lines,
+    )
+    from stagebox.identity import check_name
 
-    name, _, version = module.partition("@")
+    name, version = named(module) if "@" in module else (check_name("module", module), "")
     with modules_api(ctx, mixer, identity, config) as api:
-        found = [item for item in api.module(name) if version in ("", item.get("version"))]
-        assignments = api.assignments(name)
+        versions, assignments = api.module(name), api.assignments(name)
+        on = racks_on(assignments)
+        racks = {} if as_json else {rack: api.rack(rack) for rack in on[: LIMITS.shown_racks]}
+    found = [item for item in versions if version in ("", item.get("version"))]
     if not found:
         raise _missing(name, version)
     if as_json:
@@ -152,7 +163,10 @@ def show(
         return
     for item in found:
         echo_lines([*module_lines(item), ""])
-    echo_lines(assignment_table(assignments) if assignments else ["it is not assigned"])
+    table = assignment_table(assignments, revoked_of(versions))
+    echo_lines([*table, *where_lines(assignments, racks)] if assignments else ["it is not assigned"])
+    if len(on) > len(racks):
+        echo_lines([f"and {len(on) - len(racks)} more racks: stagebox admin racks show RACK"])
 
 
 @app.command("reissue", epilog=_REISSUE)
@@ -201,11 +215,14 @@ def revoke(
     from stagebox.cli.admin.rendering import echo_json, echo_lines
     from stagebox.cli.wasm.remote_view import revoke_lines
     from stagebox.errors import InputError
+    from stagebox.identity import check_name
 
     if (module is None) == (vendor is None):
         raise InputError("name one thing", remedy="a module's NAME@VERSION, or --vendor NAME")
     what = f"{module}" if module is not None else f"everything vendor {vendor} signed"
     name, version = named(module) if module is not None else ("", "")
+    if vendor is not None:
+        check_name("vendor", vendor)
     with modules_api(ctx, mixer, identity, config) as api:
         confirm(f"Revoke {what}? It stops on every rack at once, for good.", yes=yes)
         answer = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import typer
@@ -71,30 +72,21 @@ def assign(
 ) -> None:
     """Run a module at one place of some racks; connected ones begin at once."""
     from stagebox.cli.admin.rendering import echo_json, echo_lines
-    from stagebox.cli.wasm.remote_view import assignment_table
+    from stagebox.cli.wasm.remote_view import assigned_lines
     from stagebox.mixer_modules import WantedAssignment
 
     name, version = named(module)
     wanted = WantedAssignment(
-        module=name,
-        version=version,
-        racks=rack,
-        point=point,
-        source=source,
-        bus=bus,
-        params=values(param or []),
-        percent=percent,
-        id=assignment,
-        reason=reason,
-    )
+        module=name, version=version, racks=rack, point=point, source=source, bus=bus,
+        params=values(param or []), percent=percent, id=assignment, reason=reason,
+    )  # fmt: skip
+    check_place(point, source, bus)
     with modules_api(ctx, mixer, identity, config) as api:
         made = api.assign(wanted)
     if as_json:
         echo_json(made)
-        return
-    echo_lines(assignment_table([made]))
-    if not made.get("on"):
-        echo_lines(["no registered rack is meant by it: check the patterns"])
+    else:
+        echo_lines(assigned_lines(made))
 
 
 @app.command("unassign", epilog=_UNASSIGN)
@@ -109,7 +101,9 @@ def unassign(
 ) -> None:
     """Remove an assignment; racks stop what they ran by it."""
     from stagebox.cli.admin.rendering import echo_json, echo_lines
+    from stagebox.identity import check_name
 
+    check_name("assignment", assignment)
     with modules_api(ctx, mixer, identity, config) as api:
         answer = api.unassign(assignment, reason)
     if as_json:
@@ -118,11 +112,30 @@ def unassign(
     echo_lines([f"{answer.get('id')} is removed; connected racks stop it now, the others when they connect"])
 
 
+def check_place(point: str, source: str, bus: str) -> None:
+    """Demand what a place cannot do without; the mixer judges the rest.
+
+    Raises:
+        InputError: a source or a bus is not named.
+    """
+    from stagebox.errors import InputError
+
+    for option, value, points in (
+        ("--source", source, ("meters", "monitor", "tap")),
+        ("--bus", bus, ("monitor",)),
+    ):
+        if point in points and not value:
+            raise InputError(
+                f"--point {point} needs {option} NAME",
+                remedy="see what a rack has: stagebox admin racks show RACK",
+            )
+
+
 def values(pairs: list[str]) -> dict[str, float]:
     """Return the values that ``NAME=VALUE`` texts give.
 
     Raises:
-        InputError: one is not of that form, or names a parameter again.
+        InputError: one is not of that form, is not finite, or names a parameter again.
     """
     from stagebox.errors import InputError
 
@@ -132,8 +145,13 @@ def values(pairs: list[str]) -> dict[str, float]:
         try:
             value = float(text)
         except ValueError:
-            raise InputError(f"--param {pair!r} gives no number", remedy="write NAME=VALUE") from None
-        if name in found or value != value or value in (float("inf"), float("-inf")):
-            raise InputError(f"--param {pair!r} is said twice, or no finite number")
+            value = math.nan
+        if not name or not math.isfinite(value):
+            raise InputError(
+                f"--param {pair!r} is not a name and a finite number",
+                remedy="write NAME=VALUE, such as --param gain=-6",
+            )
+        if name in found:
+            raise InputError(f"--param {name} is given twice", remedy="give each parameter one value")
         found[name] = value
     return found

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from stagebox.cli.admin.heartbeat import presence_text
 from stagebox.cli.admin.rendering import field_lines, table_lines, utc
 
 Fields = Mapping[str, Any]
@@ -27,8 +28,8 @@ def module_table(modules: Sequence[Fields]) -> list[str]:
     return table_lines(("MODULE", "VERSION", "VENDOR", "GRANTED", "BYTES", "UNTIL", "NOTE"), rows)
 
 
-def assignment_table(assignments: Sequence[Fields]) -> list[str]:
-    """Return one line an assignment."""
+def assignment_table(assignments: Sequence[Fields], revoked: Collection[str] = ()) -> list[str]:
+    """Return one line an assignment; ``revoked`` are the modules that run nowhere, as ``NAME@VERSION``."""
     rows = [
         (
             str(item.get("id", "")),
@@ -36,7 +37,7 @@ def assignment_table(assignments: Sequence[Fields]) -> list[str]:
             place(item),
             " ".join(str(rack) for rack in item.get("racks", ())),
             rollout(item),
-            note(item),
+            note(item, revoked),
         )
         for item in assignments
     ]
@@ -53,16 +54,74 @@ def rollout(assignment: Fields) -> str:
     """Return how far it is rolled out, and on how many of the racks there are."""
     on = [item for item in assignment.get("on", ()) if isinstance(item, dict)]
     new = sum(item.get("version") == assignment.get("version") for item in on)
-    return f"{assignment.get('percent')} %, {new} of {len(on)} now"
+    return f"{assignment.get('percent')} %, {new} of {len(on)} racks"
 
 
-def note(assignment: Fields) -> str:
+def note(assignment: Fields, revoked: Collection[str] = ()) -> str:
     """Return what an operator should know besides."""
     previous, reason = assignment.get("previous"), assignment.get("reason")
     if assignment.get("state") == "rolled_back":
         back = f"back at {previous}" if previous else "nothing runs"
-        return f"rolled back, {back}: {reason}"
-    return f"before: {previous}" if previous else ""
+        notes, wanted = [f"rolled back, {back}: code {reason}"], previous
+    else:
+        notes, wanted = [f"before: {previous}"] if previous else [], assignment.get("version")
+    if wanted and f"{assignment.get('module')}@{wanted}" in revoked:
+        notes.append(f"{wanted} is revoked, it runs nowhere")
+    return "; ".join(notes)
+
+
+def revoked_of(modules: Sequence[Fields]) -> frozenset[str]:
+    """Return those that are revoked, as ``NAME@VERSION``."""
+    return frozenset(f"{item.get('name')}@{item.get('version')}" for item in modules if item.get("revoked"))
+
+
+def assigned_lines(made: Fields) -> list[str]:
+    """Return what an assignment came to, and why if no rack gets the module."""
+    version, percent = made.get("version"), made.get("percent")
+    on = [item for item in made.get("on", ()) if isinstance(item, dict)]
+    lines = assignment_table([made])
+    if any(item.get("version") == version for item in on):
+        return lines
+    if percent == 100:
+        return [*lines, "no registered rack is meant by it: check the patterns"]
+    return [
+        *lines,
+        f"no rack gets {version} at {percent} %: which do is decided by their names; "
+        "give more, or check the patterns",
+    ]
+
+
+def where_lines(assignments: Sequence[Fields], racks: Mapping[str, Fields]) -> list[str]:
+    """Return one line for each assignment and rack: what the rack said last of it."""
+    rows = [
+        (
+            rack,
+            presence_text(racks[rack].get("presence")),
+            str(item.get("id")),
+            *(str(said.get(key, "")) for key in ("version", "state", "faults", "over_budget", "code")),
+        )
+        for item in assignments
+        for rack in racks_on([item])
+        if rack in racks
+        for said in [_said(racks[rack], item.get("id"))]
+    ]
+    header = ("RACK", "PRESENCE", "ASSIGNMENT", "VERSION", "STATE", "FAULTS", "OVER BUDGET", "CODE")
+    return ["", "as the racks said last", *table_lines(header, rows)] if rows else []
+
+
+def racks_on(assignments: Sequence[Fields]) -> list[str]:
+    """Return the names of the racks that these assignments are for, each once."""
+    found = [item.get("rack") for one in assignments for item in one.get("on", ()) if isinstance(item, dict)]
+    return [str(name) for name in dict.fromkeys(found)]
+
+
+def _said(rack: Fields, insert: object) -> Fields:
+    heartbeat = rack.get("heartbeat")
+    modules = heartbeat.get("modules") if isinstance(heartbeat, dict) else None
+    for item in modules if isinstance(modules, list) else ():
+        if isinstance(item, dict) and item.get("insert") == insert:
+            return item
+    return {"state": "not there"}
 
 
 def module_lines(module: Fields) -> list[str]:
@@ -97,7 +156,9 @@ def vendor_table(vendors: Sequence[Fields]) -> list[str]:
 def _vendor_note(vendor: Fields) -> str:
     if vendor.get("problem"):
         return f"not trusted: {vendor['problem']}"
-    return f"revoked: {vendor.get('reason') or 'see the deny list'}" if vendor.get("revoked") else ""
+    if not vendor.get("revoked"):
+        return ""
+    return f"revoked: {vendor.get('reason') or 'see `stagebox admin racks denied`'}"
 
 
 def import_lines(answer: Fields) -> list[str]:

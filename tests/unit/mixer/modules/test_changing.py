@@ -11,10 +11,11 @@ from typing import Any, Generic, TypeVar, cast
 
 import pytest
 
-from stagebox.control.denylist import DenyList, denied
+from stagebox.control.denylist import DenyList, denied, module_value
 from stagebox.errors import BusError, ModuleError
 from stagebox.modules.capabilities import Capability
 from stagebox.modules.patch import Point
+from stagebox.modules.statement import ModuleLimits
 from stagebox.modules.verification import verify_countersigned
 from stagebox_mixer.audit import Row
 from stagebox_mixer.modules.assigning import Wanted
@@ -27,7 +28,16 @@ from stagebox_mixer.modules.store import Catalogue
 from stagebox_mixer.modules.vendors import Vendors
 from stagebox_mixer.registry.store import Conflict, Encodable, Stored
 from support.cluster import Cluster
-from support.modules import NOW, SECOND, VENDOR, make_vendor, signed_module, unsigned_module
+from support.modules import (
+    DAY,
+    NOW,
+    SECOND,
+    VENDOR,
+    countersigned_module,
+    make_vendor,
+    signed_module,
+    unsigned_module,
+)
 from support.patched import trust
 
 ACTOR = "spiffe://ops"
@@ -294,6 +304,20 @@ async def test_what_is_revoked_while_it_is_countersigned_again_stays_revoked(ben
     assert bench.journal.of("module_reissue") == [("ok", ""), ("failed", "conflict")]
 
 
+async def test_a_countersignature_lasts_no_longer_than_the_trust_in_its_vendor(bench: Bench) -> None:
+    ends = NOW + DAY
+    trust(bench.keys, VENDOR, not_after=ends)
+    entry = await bench.take()
+    assert entry.expires == ends
+    trust(bench.keys, VENDOR, not_after=NOW + 1000 * DAY)
+    again = await bench.importer.reissue("gain", "1.0.0", actor=ACTOR)
+    proved = verify_countersigned(
+        bench.files.held[again.digest], cluster=bench.cluster.name,
+        cluster_public=bench.cluster.keys.authority.public, now_ns=ends,
+    )  # fmt: skip
+    assert proved.cluster.statement.expires == proved.vendor.expires == again.expires > ends
+
+
 @pytest.mark.parametrize("how", ["vendor revoked", "vendor gone", "expired", "file altered"])
 async def test_nothing_is_countersigned_again_that_its_vendor_does_not_stand_for(
     bench: Bench, how: str
@@ -319,6 +343,77 @@ async def test_nothing_is_countersigned_again_that_its_vendor_does_not_stand_for
     assert caught.value.code == expected[how]
     assert bench.journal.of("module_reissue") == [("refused", expected[how])]
     assert bench.entry("1.0.0") == entry
+
+
+async def test_who_writes_the_registry_has_nothing_more_granted(bench: Bench) -> None:
+    options = ImportOptions(granted=(Capability.AUDIO,), limits=ModuleLimits(fuel_per_block=1_000))
+    file = signed_module(capabilities=(Capability.AUDIO, Capability.CLOCK))
+    entry = (await bench.importer.take(file, options, actor=ACTOR)).entry
+    more = replace(entry, granted=(Capability.AUDIO, Capability.CLOCK), limits=ModuleLimits())
+    bench.modules.held[entry.key] = Stored(more, 2)
+    again = await bench.importer.reissue("gain", "1.0.0", actor=ACTOR)
+    proved = verify_countersigned(
+        bench.files.held[again.digest], cluster=bench.cluster.name,
+        cluster_public=bench.cluster.keys.authority.public, now_ns=NOW,
+    )  # fmt: skip
+    assert (proved.cluster.granted, proved.cluster.limits) == (entry.granted, entry.limits)
+    assert (again.granted, again.limits) == (entry.granted, entry.limits)
+
+
+@pytest.mark.parametrize("how", ["never imported", "another version", "another cluster's"])
+async def test_who_writes_the_registry_has_nothing_countersigned_that_was_not_imported(
+    bench: Bench, how: str
+) -> None:
+    entry = await bench.take()
+    beta = signed_module(version="2.0.0-beta")
+    code = "missing_countersignature"
+    match how:
+        case "another version":
+            beta, code = bench.files.held[(await bench.take("2.0.0-beta")).digest], "wrong_module_version"
+        case "another cluster's":
+            beta, code = countersigned_module(beta), "unknown_key"
+    planted = replace(
+        entry, digest=await bench.files.put(beta), size=len(beta), vendor_size=len(beta),
+        vendor_digest=hashlib.sha256(beta).digest(),
+    )  # fmt: skip
+    bench.modules.held[entry.key] = Stored(planted, 2)
+    with pytest.raises(ModuleError) as caught:
+        await bench.importer.reissue("gain", "1.0.0", actor=ACTOR)
+    assert caught.value.code == code
+    assert bench.entry("1.0.0") == planted
+
+
+@pytest.mark.parametrize("how", ["vendor revoked", "vendor gone", "vendor denied", "file denied", "expired"])
+async def test_what_is_not_trusted_any_more_when_it_has_compiled_is_not_countersigned(
+    bench: Bench, how: str
+) -> None:
+    file = signed_module()
+
+    async def meanwhile(data: bytes) -> None:
+        match how:
+            case "vendor revoked":
+                trust(bench.keys, VENDOR, revoked=True)
+            case "vendor gone":
+                (bench.keys / "tone-works.toml").unlink()
+            case "vendor denied":
+                await bench.revoker.vendor("tone-works", reason="sold", actor=ACTOR)
+            case "file denied":
+                await bench.deny(
+                    "module", module_value(hashlib.sha256(file).digest()), reason="", actor=ACTOR
+                )
+            case _:
+                bench.now += 365 * DAY
+
+    bench.importer._prove = meanwhile
+    with pytest.raises(ModuleError) as caught:
+        await bench.importer.take(file, ImportOptions(), actor=ACTOR)
+    expected = {
+        "vendor revoked": "revoked_key", "vendor gone": "unknown_key", "vendor denied": "revoked_key",
+        "file denied": "denied", "expired": "key_expired",
+    }  # fmt: skip
+    assert caught.value.code == expected[how]
+    assert bench.journal.of("module_import") == [("refused", expected[how])]
+    assert (bench.modules.held, bench.files.held) == ({}, {})
 
 
 # Assignments
@@ -470,6 +565,15 @@ async def test_a_vendor_is_revoked_with_every_key_that_is_known_here(bench: Benc
     with pytest.raises(ModuleError) as caught:
         await bench.revoker.vendor("nobody", reason="x", actor=ACTOR)
     assert caught.value.code == "unknown_vendor"
+
+
+async def test_a_vendor_whose_name_looks_like_a_key_id_is_revoked_by_it(bench: Bench) -> None:
+    sly = make_vendor(2, owner="ab" * 16)
+    trust(bench.keys, sly)
+    await bench.take(name="owl", vendor=sly)
+    revoked = await bench.revoker.vendor("ab" * 16, reason="sold", actor=ACTOR)
+    assert set(revoked.keys) == {sly.root.key_id, bytes.fromhex("ab" * 16)}
+    assert [entry.name for entry in revoked.modules] == ["owl"]
 
 
 async def test_a_revocation_waits_for_no_import(bench: Bench) -> None:

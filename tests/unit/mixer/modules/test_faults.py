@@ -35,8 +35,12 @@ def test_other_alerts_blame_nobody(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"module": ""}, {"version": ""}, {"module": 5}, {"code": b"x"}, {"insert": "x" * 65}]
-)
+    "change",
+    [
+        {"module": ""}, {"version": ""}, {"module": 5}, {"code": b"x"}, {"insert": "x" * 65},
+        {"code": "trap\x1b]0;owned\x07"}, {"code": "trap\nok"},
+    ],
+)  # fmt: skip
 def test_a_malformed_alert_blames_nobody(change: dict[str, Any]) -> None:
     assert of_alert("stage-left", "module.stopped", {**DETAIL, **change}) is None
 
@@ -55,6 +59,17 @@ def test_nothing_that_a_rack_says_is_an_error(noise: Any, fields: dict[str, Any]
     of_alert("stage-left", "module.stopped", {**DETAIL, **fields})
     list(of_heartbeat("stage-left", {"modules": noise}))
     list(of_heartbeat("stage-left", {"modules": [{**DETAIL, "state": "stopped", **fields}]}))
+
+
+def test_an_alert_of_before_the_assignment_blames_nobody() -> None:
+    # A rack that was away says what it had to say when it comes back.
+    before, after = replace(FAULT, time_ns=ROLLOUT.time - 1), replace(FAULT, time_ns=ROLLOUT.time)
+    assert blamed(before, [ROLLOUT]) == []
+    assert blamed(after, [ROLLOUT]) == [ROLLOUT]
+
+
+def test_a_rack_that_keeps_no_more_floors_says_nothing_against_a_version() -> None:
+    assert blamed(replace(FAULT, code="floors_full"), [ROLLOUT]) == []
 
 
 def test_the_new_version_on_that_rack_is_to_blame() -> None:

@@ -66,10 +66,10 @@ class Reports:
                 await self.came.wait()
 
 
-def alert(payload: bytes | None = None, **detail: Any) -> BusMessage:
+def alert(payload: bytes | None = None, rack: str = "stage-left", **detail: Any) -> BusMessage:
     fields = {"module": "gain", "version": "1.0.0", "insert": "eq", "code": "trap", **detail}
     data = payload if payload is not None else Event(1, BOOT, 1, "module.stopped", fields).encode()
-    return BusMessage("rack.stage-left.alert", data)
+    return BusMessage(f"rack.{rack}.alert", data)
 
 
 def status(*modules: Mapping[str, Any]) -> Status:
@@ -95,11 +95,53 @@ async def test_every_alert_is_reported_in_turn_although_one_cannot_be_acted_on(c
     assert (watch.faults, watch.malformed, watch.dropped) == (3, 1, 0)
 
 
-async def test_a_rack_that_complains_without_end_fills_nothing(cluster: Cluster) -> None:
-    watch = FaultWatch(cast(Any, None), sheets(cluster), Reports())
+async def test_a_rack_that_complains_without_end_keeps_no_other_from_being_heard(cluster: Cluster) -> None:
+    reports = Reports()
+    watch = FaultWatch(cast(Any, None), sheets(cluster), reports)
     for _ in range(LIMITS.module_faults_waiting + 50):
         watch.take(alert())
-    assert watch.dropped == 50
+    assert watch.dropped == LIMITS.module_faults_waiting + 50 - LIMITS.module_faults_of_rack
+    watch.take(alert(rack="stage-right"))
+    await run(watch, reports, LIMITS.module_faults_of_rack + 1)
+    assert reports.taken[-1].rack == "stage-right"
+    watch.take(alert(code="another"))  # what was acted on makes room
+    await run(watch, reports, LIMITS.module_faults_of_rack + 2)
+
+
+async def test_an_alert_says_when_it_was_raised(cluster: Cluster) -> None:
+    reports = Reports()
+    watch = FaultWatch(cast(Any, None), sheets(cluster), reports)
+    watch.take(alert())
+    await run(watch, reports, 1)
+    assert reports.taken[0].time_ns == 1
+
+
+async def test_what_could_not_be_acted_on_is_heard_again_with_the_next_heartbeat(cluster: Cluster) -> None:
+    making, reports = sheets(cluster), Reports(BusError("away"))
+    watch = FaultWatch(cast(Any, None), making, reports)
+    made = await making.issue("stage-left")
+    making.taken("stage-left", made.sheet.serial)
+    watch.heard("stage-left", status(STOPPED))
+    await run(watch, reports, 1)
+    watch.heard("stage-left", status(STOPPED))
+    await run(watch, reports, 2)
+    watch.heard("stage-left", status(STOPPED))
+    assert watch.faults == 2
+
+
+async def test_what_there_was_no_room_for_is_heard_again_with_the_next_heartbeat(cluster: Cluster) -> None:
+    making, reports = sheets(cluster), Reports()
+    watch = FaultWatch(cast(Any, None), making, reports)
+    made = await making.issue("stage-left")
+    making.taken("stage-left", made.sheet.serial)
+    for _ in range(LIMITS.module_faults_of_rack):
+        watch.take(alert(insert="another"))
+    watch.heard("stage-left", status(STOPPED))
+    assert watch.dropped == 1
+    await run(watch, reports, LIMITS.module_faults_of_rack)
+    watch.heard("stage-left", status(STOPPED))
+    await run(watch, reports, LIMITS.module_faults_of_rack + 1)
+    assert reports.taken[-1].insert == "eq"
 
 
 async def test_a_heartbeat_counts_for_the_sheet_that_the_rack_has_and_once(cluster: Cluster) -> None:

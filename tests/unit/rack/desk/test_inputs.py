@@ -71,7 +71,7 @@ def test_a_file_that_no_rack_could_play_is_refused(tmp_path: Path) -> None:
         ("slow", "8000 Hz"),
         ("empty", "no audio"),
         ("text", "not a sound file"),
-        ("no", "not a"),
+        ("no", "cannot read .*No such file"),
     ):
         with pytest.raises(InputError, match=complaint):
             SoundFile(tmp_path / f"{name}.wav")

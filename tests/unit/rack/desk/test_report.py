@@ -132,6 +132,18 @@ def test_whatever_went_wrong_is_said_and_the_run_is_not_clean(
     assert "NOT CLEAN" in shown
 
 
+def test_the_same_trap_again_is_counted_and_its_text_is_one_line(candidate: Candidate) -> None:
+    observed = ran()
+    for strikes in (1, 2, 3):
+        trap = Faulted(
+            **WHERE, code="unreachable", reason="process: at:\\n    0: f\\n\\nCaused by\x1b", strikes=strikes
+        )
+        observed.take(trap)
+    shown = text(audio_report(candidate, observed))
+    assert shown.count("FAULT") == 1
+    assert "FAULT  unreachable: process: at: 0: f Caused by\\x1b (3 times)" in shown
+
+
 def test_blocks_that_went_past_the_module_are_not_clean(candidate: Candidate) -> None:
     observed = replace(ran(), passed=3)
     assert "3 went past the module" in text(audio_report(candidate, observed))

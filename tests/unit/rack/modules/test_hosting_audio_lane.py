@@ -61,7 +61,7 @@ class Rig:
 
     def __init__(self) -> None:
         self.memory = Lane.create(BLOCK, 1, BLOCKS)
-        self.reply = os.eventfd(0)
+        self.replies, self.reply = os.pipe()
         self.theirs = AudioLane(self.memory, os.dup(self.reply), RATE, 1)
         self.ours = Lane(self.memory, BLOCK, 1, BLOCKS)
 
@@ -84,6 +84,7 @@ class Rig:
         self.theirs.close()
         self.ours.close()
         os.close(self.memory)
+        os.close(self.replies)
         os.close(self.reply)
 
 

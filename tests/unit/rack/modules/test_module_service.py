@@ -503,6 +503,28 @@ async def test_a_clock_set_back_runs_nothing_that_has_ended_by_signed_time(scene
     assert scene.hosts.calls == []
 
 
+async def test_a_clock_that_was_wrong_once_ends_nothing_for_good(scene: Scene) -> None:
+    scene.mixer.has(GAIN)
+    await running(scene, GAIN)
+    scene.wall = NOW + 365 * DAY
+    await scene.until(lambda: scene.hosts.now == ())
+    assert scene.told("module.stopped") == [("eq", "expired")]
+    scene.mixer.connected = False  # nothing but the clock changes
+    scene.wall = NOW
+    await scene.runs(eq="1.0.0")
+
+
+async def test_a_clock_that_was_wrong_at_the_start_keeps_nothing_out_for_good(scene: Scene) -> None:
+    await running(scene, GAIN)
+    scene.mixer.connected = False
+    scene.wall = NOW + 365 * DAY
+    await scene.restart()
+    await scene.until(lambda: scene.told("module.rejected"))
+    assert scene.told("module.rejected") == [("eq", "expired")]
+    scene.wall = NOW
+    await scene.runs(eq="1.0.0")
+
+
 async def test_a_rack_without_a_clock_takes_the_sheets_time(scene: Scene) -> None:
     scene.wall = 0
     await running(scene, GAIN)
@@ -660,6 +682,26 @@ async def test_hosts_that_fail_are_asked_again_and_end_nothing(quiet: Scene) -> 
     await running(quiet, GAIN)
     assert quiet.hosts.failing == 0
     assert not any(task.done() for task in quiet.tasks)
+
+
+async def test_what_waits_for_its_source_is_seated_when_it_is_captured_whatever_fails(quiet: Scene) -> None:
+    await running(quiet, GAIN)
+    quiet.hosts.failing = 2
+    asked, calls = quiet.hosts.asked, len(quiet.hosts.calls)
+    quiet.service.captured()
+    await quiet.until(lambda: len(quiet.hosts.calls) > calls)
+    assert (quiet.hosts.asked - asked, quiet.hosts.versions) == (3, {"eq": "1.0.0"})
+
+
+async def test_a_source_that_comes_while_modules_are_arranged_is_not_forgotten(quiet: Scene) -> None:
+    await running(quiet, GAIN)
+    quiet.hosts.open.clear()
+    asked = quiet.hosts.asked
+    quiet.service.captured()
+    await quiet.until(lambda: quiet.hosts.asked == asked + 1)
+    quiet.service.captured()
+    quiet.hosts.open.set()
+    await quiet.until(lambda: quiet.hosts.asked == asked + 2)
 
 
 async def test_a_denial_comes_through_although_the_hosts_failed_before(quiet: Scene) -> None:

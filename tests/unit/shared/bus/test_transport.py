@@ -19,6 +19,7 @@ REPLACED = [
     "_process_info",
     "_process_err",
     "_process_op_err",
+    "_process_headers",
     "_process_msg",
     "_read_loop",
     "_flusher",

@@ -88,6 +88,11 @@ def test_new_overwrites_nothing(capsys: Capture) -> None:
     assert {path.name: path.read_bytes() for path in Path("acme-gain").iterdir()} == before
 
 
+def test_the_command_that_new_suggests_can_be_pasted(capsys: Capture) -> None:
+    assert wasm("new", "acme-gain", "--lang", "wat", "--dir", "my modules/gain") == 0
+    assert "cd 'my modules/gain' && stagebox wasm build" in capsys.readouterr().out
+
+
 def test_new_refuses_a_name_that_no_record_could_have(capsys: Capture) -> None:
     assert wasm("new", "Acme.Gain", "--lang", "wat") == 65
     assert "not a legal module name" in capsys.readouterr().err

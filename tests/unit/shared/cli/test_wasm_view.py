@@ -1,0 +1,70 @@
+"""What the mixer's answers on modules look like to an operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stagebox.cli.wasm.remote_view import assigned_lines, assignment_table, note, revoked_of, where_lines
+
+
+def assignment(**changes: Any) -> dict[str, Any]:
+    made = {
+        "id": "eq", "module": "gain", "version": "2.0.0", "previous": "1.0.0", "percent": 100, "racks": ["*"],
+        "point": "meters", "source": "main", "state": "active", "reason": "",
+        "on": [{"rack": "left", "version": "2.0.0"}, {"rack": "right", "version": "1.0.0"}],
+    }  # fmt: skip
+    return made | changes
+
+
+REVOKED = revoked_of(
+    [
+        {"name": "gain", "version": "2.0.0", "revoked": True},
+        {"name": "gain", "version": "1.0.0", "revoked": False},
+    ]
+)
+
+
+def test_an_assignment_says_how_many_of_its_racks_get_the_version() -> None:
+    assert "100 %, 1 of 2 racks" in assignment_table([assignment()])[1]
+
+
+def test_an_assignment_of_a_revoked_version_does_not_look_as_if_it_ran() -> None:
+    assert note(assignment(), REVOKED) == "before: 1.0.0; 2.0.0 is revoked, it runs nowhere"
+    assert note(assignment(previous=""), REVOKED) == "2.0.0 is revoked, it runs nowhere"
+    assert note(assignment(version="1.0.0", previous=""), REVOKED) == ""
+
+
+def test_a_rollback_names_its_code_as_one_and_says_if_the_version_before_is_revoked() -> None:
+    back = assignment(state="rolled_back", reason="unreachable on left")
+    assert note(back, REVOKED) == "rolled back, back at 1.0.0: code unreachable on left"
+    assert note(back | {"previous": ""}) == "rolled back, nothing runs: code unreachable on left"
+    assert note(back | {"previous": "2.0.0"}, REVOKED).endswith("2.0.0 is revoked, it runs nowhere")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"on": []}, "no registered rack is meant by it: check the patterns"),
+        ({"on": [], "percent": 10}, "no rack gets 2.0.0 at 10 %"),
+        ({"on": [{"rack": "left", "version": "1.0.0"}], "percent": 10}, "no rack gets 2.0.0 at 10 %"),
+    ],
+)
+def test_an_assignment_that_no_rack_gets_says_why(changes: dict[str, Any], words: str) -> None:
+    assert words in assigned_lines(assignment(**changes))[-1]
+    assert len(assigned_lines(assignment())) == 2
+
+
+def test_where_a_module_runs_is_what_each_rack_said_last() -> None:
+    waiting = {"insert": "eq", "version": "2.0.0", "state": "waiting", "code": "no_such_place", "faults": 3}
+    racks: dict[str, dict[str, Any]] = {
+        "left": {"presence": {"state": "online"}, "heartbeat": {"modules": [{"insert": "other"}, waiting]}},
+        "right": {"presence": {"state": "offline", "age_s": 61.0}, "heartbeat": None},
+    }
+    lines = where_lines([assignment()], racks)
+    assert lines[1] == "as the racks said last"
+    assert lines[3].split() == ["left", "online", "eq", "2.0.0", "waiting", "3", "no_such_place"]
+    assert lines[4].endswith("not there")
+    assert "heard 1 min 1 s ago" in lines[4]
+    assert where_lines([assignment()], {}) == []
