@@ -250,7 +250,9 @@ def _usable(catalogue: Catalogue, wanted: Wanted) -> ModuleEntry:
             remedy="stagebox wasm list",
         )
     if catalogue.revoked(entry):
-        raise ModuleError("revoked", f"{entry.title} is revoked")
+        raise ModuleError(
+            "revoked", f"{entry.title} is revoked", remedy="revocations are final: import a fixed version"
+        )
     return entry
 
 

@@ -381,7 +381,9 @@ def _known(catalogue: Catalogue, name: str, version: str) -> ModuleEntry:
     if entry is None:
         raise ModuleError("unknown_module", f"no module {name}@{version} was imported")
     if catalogue.revoked(entry):
-        raise ModuleError("revoked", f"{entry.title} is revoked")
+        raise ModuleError(
+            "revoked", f"{entry.title} is revoked", remedy="revocations are final: import a fixed version"
+        )
     return entry
 
 

@@ -104,7 +104,9 @@ def _check_import(item: Import, granted: Collection[Capability]) -> None:
     capability = IMPORTS[item.name]
     if capability not in granted:
         raise ModuleError(
-            "import_not_granted", f"the module imports {what} and is not granted {capability.value!r}"
+            "import_not_granted",
+            f"the module imports {what} and is not granted {capability.value!r}",
+            remedy="ask for it in module.toml, and have it granted on import",
         )
 
 

@@ -68,7 +68,11 @@ def vendor_section(placed: Placed) -> Section:
         ModuleError: the module is not signed.
     """
     if placed.vendor is None:
-        raise ModuleError("missing_signature", "the module is not signed by a vendor")
+        raise ModuleError(
+            "missing_signature",
+            "the module is not signed by a vendor",
+            remedy="have its vendor sign it: stagebox wasm sign",
+        )
     return placed.vendor
 
 

@@ -123,7 +123,11 @@ def verify_countersigned(
     placed = place(sections)
     section = vendor_section(placed)
     if placed.cluster is None:
-        raise ModuleError("missing_countersignature", "the module is not countersigned by a cluster")
+        raise ModuleError(
+            "missing_countersignature",
+            "the module is not countersigned by a cluster",
+            remedy="a mixer countersigns what it imports: stagebox wasm import",
+        )
     body, signature = split_section(data, placed.cluster)
     vendor_body, _ = split_section(data, section)
     statement = ClusterStatement.decode(body)

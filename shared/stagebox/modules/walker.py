@@ -47,7 +47,11 @@ def walk(data: bytes) -> tuple[Section, ...]:
     if size > LIMITS.max_module_bytes:
         raise ModuleError("too_large", f"the module has {size} bytes, {LIMITS.max_module_bytes} are allowed")
     if data[: len(PREAMBLE)] != PREAMBLE:
-        raise ModuleError("bad_preamble", "the file does not begin as a Wasm module of version 1 does")
+        raise ModuleError(
+            "bad_preamble",
+            "the file does not begin as a Wasm module of version 1 does",
+            remedy="give the built .wasm file: stagebox wasm build",
+        )
     sections: list[Section] = []
     position, place = len(PREAMBLE), -1
     while position < size:
