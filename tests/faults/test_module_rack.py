@@ -143,6 +143,12 @@ class Watched:
             while not (frames := self.frames(source)) or abs(frames[-1].peak[0] - wanted) > 0.1:
                 await self._meters.next()
 
+    async def heard(self, source: str, count: int, *, within: float = 20.0) -> None:
+        """Wait until so many meter frames of the source have come in all."""
+        async with asyncio.timeout(within):
+            while len(self.frames(source)) < count:
+                await self._meters.next()
+
     def stop(self) -> None:
         for recorder in self._recorders.values():
             recorder.stop()
@@ -219,6 +225,7 @@ async def test_a_host_killed_with_9_leaves_no_gap_anywhere_and_its_modules_come_
                 await watched.alert("module.host_died")
                 await watched.measured("main", TONE_DBFS - 6.02)
                 assert rack._modules.hosts != (pid,)
+                await watched.heard("main", 30)
             finally:
                 watched.stop()
             watched.check_no_gap()
