@@ -257,6 +257,15 @@ async def test_a_chain_can_be_closed_while_its_audio_thread_is_inside() -> None:
         assert chain.counters.errors == 0
 
 
+async def test_what_has_settled_is_in_the_way_of_the_next_block() -> None:
+    async with module_stage() as stage:
+        for name in ("hall", "stage-left"):
+            chain = await stage.chain(*(placed(insert=f"{name}-{n}") for n in range(4)), name=name)
+            chain.process(ones(), start=0, time_ns=0)
+            assert np.all(chain.process(ones(), start=0, time_ns=0) == 0.5**4)
+        assert len(stage.of(Started)) == 8
+
+
 async def test_many_arrangements_in_a_row_end_with_the_last() -> None:
     async with module_stage() as stage:
         chain = await stage.chain()

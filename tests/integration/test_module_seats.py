@@ -21,15 +21,17 @@ from stagebox_rack.audio.capture import StreamFormat
 from stagebox_rack.audio.channel_map import ChannelMap
 from stagebox_rack.audio.engine import Tap
 from stagebox_rack.audio.insert import InsertPoint, InsertPoints
-from stagebox_rack.audio.ring import Ring
+from stagebox_rack.audio.ring import Cursor, Ring
 from stagebox_rack.limits import LIMITS
 from stagebox_rack.modules.arranging import Placed
 from stagebox_rack.modules.guard import Admitted
-from stagebox_rack.modules.hosting import arrangement, places
+from stagebox_rack.modules.hosting import arrangement
 from stagebox_rack.modules.hosting.chain import Chain
 from stagebox_rack.modules.hosting.hosted import Started
+from stagebox_rack.modules.hosting.lane import Lane
 from stagebox_rack.modules.hosting.patience import Patience
 from stagebox_rack.modules.patching import Patching
+from stagebox_rack.modules.tap import TapRunner
 from support.hosting import BLOCK, RATE, Stage, module_stage, module_wat, ones
 from support.leaks import eventually
 from support.modules import assemble
@@ -179,10 +181,10 @@ async def test_a_place_that_lacks_memory_or_descriptors_keeps_no_other_one_waiti
             raise OSError(12, "Cannot allocate memory")
         return create(*shape)
 
-    create = places.Lane.create
+    create = Lane.create
     async with scene_of("a", "b") as scene:
         wanted = (placed("one", "a"), placed("two", "b"))
-        monkeypatch.setattr(places.Lane, "create", full)
+        monkeypatch.setattr(Lane, "create", full)
         with pytest.raises(OSError, match="allocate"):
             await scene.patching.arrange(wanted)
         assert scene.patching.running()["one"].code == "no_room"
@@ -233,3 +235,23 @@ async def test_a_compiler_that_cannot_be_run_now_is_run_later_and_the_module_is_
         await scene.stage.event(Started)
         assert scene.patching.running()["eq"].state == "running"
         assert len(tried) == 2
+
+
+async def test_a_tap_whose_thread_cannot_be_started_reads_nothing_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closed: list[Cursor] = []
+
+    class Watched(Tap):
+        def close(self, cursor: Cursor) -> None:
+            closed.append(cursor)
+            super().close(cursor)
+
+    def full(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    tap = Watched(StreamFormat(RATE, 1), ChannelMap.identity(1), Ring(RATE, 1, min_block=64))
+    monkeypatch.setattr(threading.Thread, "start", full)
+    with pytest.raises(RuntimeError):
+        TapRunner("main", tap, InsertPoint())
+    assert len(closed) == 1

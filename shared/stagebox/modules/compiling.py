@@ -30,7 +30,7 @@ def compile_module(data: bytes, limits: ModuleFormatLimits = LIMITS, *, portable
     Blocks for as long as compiling takes, some ms and up to ``compile_s``: not for an event loop.
 
     Raises:
-        ModuleError: ``does_not_compile``.
+        ModuleError: ``does_not_compile``. OSError: there is no memory, descriptor or process left to try it with.
     """
     data = bytes(data)
     if not data.startswith(PREAMBLE):
@@ -43,6 +43,8 @@ def compile_module(data: bytes, limits: ModuleFormatLimits = LIMITS, *, portable
         try:
             _run(source, target, limits, portable=portable)
             seal(target)
+            if os.fstat(target).st_size > limits.native_bytes:
+                raise _refused("its native code is too large")
             return read_whole(target, limits.native_bytes)
         finally:
             os.close(target)

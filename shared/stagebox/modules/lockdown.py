@@ -2,13 +2,15 @@
 
 A filter of system calls, for good, and for every thread that is started later. Whoever broke out of the engine would be
 left with memory, time, and the descriptors that the process was given: no file of the rack or mixer, keys included, no
-network, no other process. What is forbidden fails with EPERM; what a running host or compiler does is allowed.
+network, no other process, neither its signals nor its share of the processor, and no memory beyond its bound. What is
+forbidden fails with EPERM; what a running host or compiler does is allowed.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import platform
 import struct
 
@@ -23,10 +25,16 @@ _IF_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
 _IF_AT_LEAST = 0x35  # BPF_JMP | BPF_JGE | BPF_K
 _IF_HAS = 0x45  # BPF_JMP | BPF_JSET | BPF_K
 _RETURN = 0x06
-_NUMBER_AT, _ARCHITECTURE_AT, _FIRST_ARGUMENT_AT = 0, 4, 16  # in struct seccomp_data
+_NUMBER_AT, _ARCHITECTURE_AT = 0, 4  # in struct seccomp_data
+_ARGUMENT_AT = (16, 24, 32, 40)  # the lower halves, which are all that the kernel looks at in these calls
 _CLONE_THREAD = 0x0001_0000
 _CLONE3 = 435
 _X32 = 0x4000_0000  # x86_64's second set of numbers
+
+# A descriptor can be told whom to signal when there is something to read, and how: SIGKILL, say.
+_F_SETOWN, _F_SETSIG, _F_SETOWN_EX = 8, 10, 15
+_FIOSETOWN, _SIOCSPGRP = 0x8901, 0x8902
+_MAP_SHARED, _MAP_ANONYMOUS = 0x01, 0x20  # both together is memory that counts against no bound
 
 # Numbers from the kernel's tables; those of one line are the same since they are younger than both.
 _YOUNG = {
@@ -39,6 +47,10 @@ _YOUNG = {
     "openat2": 437,
     "pidfd_getfd": 438,
     "pidfd_send_signal": 424,
+    "mount_setattr": 442,
+    "fchmodat2": 452,
+    "setxattrat": 463,
+    "removexattrat": 466,
 }
 _FORBIDDEN = {
     "x86_64": {
@@ -87,6 +99,33 @@ _FORBIDDEN = {
         "shmget": 29,
         "shmat": 30,
         "prlimit64": 302,
+        "mkdir": 83,
+        "mkdirat": 258,
+        "rmdir": 84,
+        "mknod": 133,
+        "mknodat": 259,
+        "chown": 92,
+        "lchown": 94,
+        "fchownat": 260,
+        "utime": 132,
+        "utimes": 235,
+        "futimesat": 261,
+        "utimensat": 280,
+        "setxattr": 188,
+        "lsetxattr": 189,
+        "removexattr": 197,
+        "lremovexattr": 198,
+        "msgget": 68,
+        "semget": 64,
+        "mq_open": 240,
+        "setpriority": 141,
+        "sched_setparam": 142,
+        "sched_setscheduler": 144,
+        "sched_setaffinity": 203,
+        "sched_setattr": 314,
+        "ioprio_set": 251,
+        "migrate_pages": 256,
+        "move_pages": 279,
     },
     "aarch64": {
         **_YOUNG,
@@ -125,50 +164,96 @@ _FORBIDDEN = {
         "shmget": 194,
         "shmat": 196,
         "prlimit64": 261,
+        "mkdirat": 34,
+        "mknodat": 33,
+        "fchownat": 54,
+        "utimensat": 88,
+        "setxattr": 5,
+        "lsetxattr": 6,
+        "removexattr": 14,
+        "lremovexattr": 15,
+        "msgget": 186,
+        "semget": 190,
+        "mq_open": 180,
+        "setpriority": 140,
+        "sched_setparam": 118,
+        "sched_setscheduler": 119,
+        "sched_setaffinity": 122,
+        "sched_setattr": 274,
+        "ioprio_set": 30,
+        "migrate_pages": 238,
+        "move_pages": 239,
     },
 }
-_ARCHITECTURES = {"x86_64": (0xC000_003E, 56), "aarch64": (0xC000_00B7, 220)}
-"""What the kernel calls the architecture, and its number of ``clone``."""
+_LIMITED = {
+    "x86_64": {"clone": 56, "tgkill": 234, "fcntl": 72, "ioctl": 16, "mmap": 9},
+    "aarch64": {"clone": 220, "tgkill": 131, "fcntl": 25, "ioctl": 29, "mmap": 222},
+}
+"""Calls that are allowed for some of what they can do."""
+
+_ARCHITECTURES = {"x86_64": 0xC000_003E, "aarch64": 0xC000_00B7}
+"""What the kernel calls them."""
+
+_Step = tuple[str, int, str, str, int]
+"""A label, the instruction, where it goes if what it asks is so and if not, its operand; empty: the next step."""
 
 
 class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
-def filter_program(machine: str) -> bytes:
-    """Return the filter for an architecture, as struct sock_filter[].
+def filter_program(machine: str, process: int) -> bytes:
+    """Return the filter for an architecture, as struct sock_filter[]; ``process`` may signal itself.
 
     Raises:
         KeyError: there is none for it.
     """
-    numbers = sorted(set(_FORBIDDEN[machine].values()))
-    architecture, clone = _ARCHITECTURES[machine]
-    count = len(numbers)
-    steps = [
-        (_LOAD, 0, 0, _ARCHITECTURE_AT),
-        (_IF_EQUAL, 1, 0, architecture),
-        (_RETURN, 0, 0, _KILL),
-        (_LOAD, 0, 0, _NUMBER_AT),
-        (_IF_AT_LEAST, count + 3, 0, _X32),
-        (
-            _IF_EQUAL,
-            count + 3,
-            0,
-            _CLONE3,
-        ),  # what it is for cannot be seen, so threads are made the other way
-        (_IF_EQUAL, count + 3, 0, clone),
+    limited = _LIMITED[machine]
+    steps: list[_Step] = [
+        ("", _LOAD, "", "", _ARCHITECTURE_AT),
+        ("", _IF_EQUAL, "", "foreign", _ARCHITECTURES[machine]),
+        ("", _LOAD, "", "", _NUMBER_AT),
+        ("", _IF_AT_LEAST, "fail", "", _X32),
+        # What it is for cannot be seen, so threads are made the other way.
+        ("", _IF_EQUAL, "not there", "", _CLONE3),
     ]
-    steps += [(_IF_EQUAL, count - index, 0, number) for index, number in enumerate(numbers)]
+    steps += [("", _IF_EQUAL, name, "", number) for name, number in limited.items()]
+    steps += [("", _IF_EQUAL, "fail", "", number) for number in sorted(set(_FORBIDDEN[machine].values()))]
     steps += [
-        (_RETURN, 0, 0, _ALLOW),
-        (_RETURN, 0, 0, _FAIL),
-        (_RETURN, 0, 0, _NOT_THERE),
-        (_LOAD, 0, 0, _FIRST_ARGUMENT_AT),
-        (_IF_HAS, 0, 1, _CLONE_THREAD),
-        (_RETURN, 0, 0, _ALLOW),
-        (_RETURN, 0, 0, _FAIL),
+        ("", _RETURN, "", "", _ALLOW),
+        ("clone", _LOAD, "", "", _ARGUMENT_AT[0]),
+        ("", _IF_HAS, "allow", "fail", _CLONE_THREAD),
+        ("tgkill", _LOAD, "", "", _ARGUMENT_AT[0]),
+        ("", _IF_EQUAL, "allow", "fail", process),
+        ("fcntl", _LOAD, "", "", _ARGUMENT_AT[1]),
+        ("", _IF_EQUAL, "fail", "", _F_SETOWN),
+        ("", _IF_EQUAL, "fail", "", _F_SETSIG),
+        ("", _IF_EQUAL, "fail", "allow", _F_SETOWN_EX),
+        ("ioctl", _LOAD, "", "", _ARGUMENT_AT[1]),
+        ("", _IF_EQUAL, "fail", "", _FIOSETOWN),
+        ("", _IF_EQUAL, "fail", "allow", _SIOCSPGRP),
+        ("mmap", _LOAD, "", "", _ARGUMENT_AT[3]),
+        ("", _IF_HAS, "", "allow", _MAP_SHARED),
+        ("", _IF_HAS, "fail", "allow", _MAP_ANONYMOUS),
+        # Jumps go forward only.
+        ("allow", _RETURN, "", "", _ALLOW),
+        ("fail", _RETURN, "", "", _FAIL),
+        ("not there", _RETURN, "", "", _NOT_THERE),
+        ("foreign", _RETURN, "", "", _KILL),
     ]
-    return b"".join(struct.pack("=HBBI", *step) for step in steps)
+    return _assemble(steps)
+
+
+def _assemble(steps: list[_Step]) -> bytes:
+    place = {label: index for index, (label, *_) in enumerate(steps) if label}
+
+    def distance(label: str, index: int) -> int:
+        return place[label] - index - 1 if label else 0
+
+    return b"".join(
+        struct.pack("=HBBI", code, distance(yes, index), distance(no, index), operand)
+        for index, (_, code, yes, no, operand) in enumerate(steps)
+    )
 
 
 def lock_down() -> None:
@@ -179,7 +264,7 @@ def lock_down() -> None:
     """
     machine = platform.machine()
     try:
-        steps = filter_program(machine)
+        steps = filter_program(machine, os.getpid())
     except KeyError:
         raise OSError(errno.ENOSYS, f"there is no filter of system calls for {machine}") from None
     buffer = ctypes.create_string_buffer(steps, len(steps))

@@ -88,7 +88,7 @@ class Arrangement:
 
     async def settled(self) -> None:
         """Wait until everything runs or is stopped."""
-        while any(one.state is InsertState.STARTING for one in self._placements):
+        while any(one.starting for one in self._placements):
             self._moved.clear()
             await self._moved.wait()
 
@@ -149,6 +149,11 @@ class Arrangement:
                 await self._settle(host)
             except HostGone:
                 continue
+            except OSError as error:
+                # A lack of memory or descriptors, here and now, is not the module's fault.
+                log.warning("modules_not_arranged", place=self.place.name, reason=str(error))
+                await asyncio.sleep(LIMITS.module_host_retry_max)
+                self.poke()
             except Exception:
                 log.exception("modules_not_arranged", place=self.place.name)
                 await asyncio.sleep(LIMITS.module_host_retry_max)
@@ -223,7 +228,6 @@ class Arrangement:
             return
         one.state = InsertState.RUNNING
         await self._order()
-        self._moved.set()
         self._say(Started, one)
 
     async def _order(self) -> None:
@@ -232,7 +236,7 @@ class Arrangement:
         if host is None:
             self._switch()
             return
-        pairs = []
+        pairs, ordered = [], [one for one in self._placements if one.running]
         for one in self._placements:
             if one.running:
                 pairs.append([one.number, one.before.number if one.before is not None else 0])
@@ -240,6 +244,10 @@ class Arrangement:
             elif one.before is not None:
                 pairs.append([one.before.number, 0])
         await host.ask("order", {"Lane": self.place.number, "Instances": pairs})
+        if self._host is host:
+            for one in ordered:
+                one.in_order = True
+            self._moved.set()
         self._switch()
 
     def _switch(self) -> None:
@@ -261,6 +269,8 @@ class Arrangement:
         match fields.get("Event"):
             case "tally":
                 one.tally(fields)
+            case _ if one.state is InsertState.STOPPED:
+                pass  # it has had its say
             case "record":
                 self._record(one, fields)
             case "log":

@@ -1,6 +1,6 @@
 """A host's side of one chain: its instances in order, one block after the other, with cross-fades where they change.
 
-What an instance makes counts only when all of it is finite; otherwise, or when there is none, what was before goes on
+What an instance makes counts only when all of it is audio; otherwise, or when there is none, what was before goes on
 to the next. Three buffers take turns, so a block that went wrong never overwrites what it was made from.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from stagebox_rack.audio.sanity import is_audio
 from stagebox_rack.limits import LIMITS
 from stagebox_rack.modules.hosting.calls import Moment
 from stagebox_rack.modules.hosting.fades import Fade, Float32, cross_fade
@@ -22,6 +23,7 @@ from stagebox_rack.modules.hosting.lane import (
     DRY,
     FRAMES,
     FUEL,
+    REPLY,
     START,
     STATUS,
     TIME,
@@ -35,11 +37,10 @@ _NS = 1_000_000_000
 
 
 class _Buffer:
-    """One block: its address, and views of it as float32[channels, block] and flat."""
+    """One block as float32[channels, block], and its address."""
 
     def __init__(self, samples: Float32) -> None:
         self.samples = samples
-        self.flat = samples.reshape(-1)
         self.at = ctypes.c_void_p(samples.ctypes.data)
 
 
@@ -60,7 +61,7 @@ class _Slot:
 
 
 class AudioLane:
-    """One chain as its host sees it; ``descriptor`` is of the lane's memory, ``reply`` where answers are told."""
+    """One chain as its host sees it; ``descriptor`` is of the lane's memory, ``reply`` a pipe to tell answers."""
 
     def __init__(self, descriptor: int, reply: int, rate: int, channels: int) -> None:
         self.moment = Moment()
@@ -72,8 +73,7 @@ class AudioLane:
         self._ins = [_Buffer(block) for block in self._lane.inputs]
         self._outs = [_Buffer(block) for block in self._lane.outputs]
         self._spare = _Buffer(np.zeros(shape, np.float32)), _Buffer(np.zeros(shape, np.float32))
-        self._zeros = np.zeros(channels * self._lane.block, np.float32)
-        self._size = ctypes.c_size_t(self._zeros.nbytes)
+        self._size = ctypes.c_size_t(self._spare[0].samples.nbytes)
         self._slots: list[_Slot] = []
         self._failed = False
         self._leaving: list[Instance] = []
@@ -109,7 +109,7 @@ class AudioLane:
                 fuel += slot.before.fuel
         header[FUEL] = fuel
         header[ANSWERED] = asked
-        os.eventfd_write(self._reply, 1)
+        os.write(self._reply, REPLY.pack(asked))
         return self._failed or bool(self._leaving)
 
     def order(self, wanted: list[tuple[Instance, int]]) -> None:
@@ -209,16 +209,13 @@ class AudioLane:
         if instance is None:
             return current
         if instance.play(current.at, target.at, frames):
-            if self._finite(target, frames):
+            if is_audio(target.samples if frames == self._lane.block else target.samples[:, :frames]):
                 return target
-            instance.fail(GuestFault("not_finite", "its output holds NaN or infinity"))
+            instance.fail(
+                GuestFault("not_finite", "its output holds NaN, infinity or what is as good as that")
+            )
         self._failed = True
         return current
-
-    def _finite(self, buffer: _Buffer, frames: int) -> bool:
-        if frames == self._lane.block:
-            return bool(buffer.flat.dot(self._zeros) == 0.0)  # NaN and infinity times 0 are NaN
-        return bool(np.isfinite(buffer.samples[:, :frames]).all())
 
     def _end_fades(self) -> None:
         kept: list[_Slot] = []

@@ -5,6 +5,7 @@ Rules:
 * :meth:`Chain.process` never raises, and waits only as long as :class:`Patience` lets it; whatever goes wrong, the
   audio goes on as it came in, and is counted;
 * an answer that comes late belongs to no request any more and is ignored, and nothing is asked before it came;
+* a host is not believed: what it made is copied before it is looked at, and is used only if it is audio;
 * nothing is asked while nothing is placed, or while there is no host: the event loop switches :attr:`Chain.mode`.
 """
 
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import structlog
 
+from stagebox_rack.audio.sanity import is_audio, replace_bad
 from stagebox_rack.limits import LIMITS
 from stagebox_rack.modules.hosting.fades import Fade, Float32, cross_fade
 from stagebox_rack.modules.hosting.lane import (
@@ -28,6 +30,7 @@ from stagebox_rack.modules.hosting.lane import (
     BELL,
     FRAMES,
     FUEL,
+    REPLY,
     START,
     STATUS,
     TIME,
@@ -39,7 +42,7 @@ from stagebox_rack.modules.hosting.patience import Patience
 log = structlog.get_logger()
 
 _NS = 1_000_000_000
-_INFINITE = float("inf")
+_REPLY_BYTES = 4096
 
 
 class Mode(enum.Enum):
@@ -71,7 +74,7 @@ class Chain:
     def __init__(
         self, name: str, number: int, rate: int, channels: int, *, lane: int, reply: int, bell: int
     ) -> None:
-        """Map the memory ``lane``; ``reply`` is to wait at, ``bell`` to ring. They stay the caller's."""
+        """Map the memory ``lane``; ``reply`` is to read, ``bell`` to ring, neither blocks. They stay the caller's."""
         self.name = name
         self.rate = rate
         self.channels = channels
@@ -81,7 +84,6 @@ class Chain:
         self._placed = False
         self._lane = Lane(lane, rate // LIMITS.module_blocks_per_s, channels, LIMITS.module_lane_blocks)
         self._header = self._lane.header
-        self._zeros = np.zeros(self._lane.capacity * channels, np.float32)
         self._reply = reply
         self._bell = bell
         self._ring = BELL.pack(number)
@@ -97,7 +99,8 @@ class Chain:
         self._closed = False
 
     def process(self, samples: Float32, *, start: int, time_ns: int) -> Float32:
-        """Return what the modules make of finite float32[frames, channels]: the same shape, finite.
+        """Return what the modules make of finite float32[frames, channels]: the same shape, finite, and no
+        sample 100 dB above full scale if there was none before.
 
         ``start`` is the sample index of the first frame, ``time_ns`` when it was captured. It is ``samples`` itself
         if the modules did not come to it.
@@ -143,10 +146,11 @@ class Chain:
         else:
             self.mode = Mode.DOWN if placed else Mode.OFF
 
-    def rest(self) -> None:
-        """Ask no more once what was has faded out. To be called now and then."""
+    def rest(self) -> bool:
+        """Ask no more once what was has faded out; whether it has. To be called now and then."""
         if self.mode is Mode.ENDING and self._dry:
             self.mode = Mode.DOWN if self._placed else Mode.OFF
+        return self.mode is not Mode.ENDING
 
     def try_close(self) -> bool:
         """Unmap; False if the audio thread is inside just now. From then on audio passes unchanged."""
@@ -180,18 +184,18 @@ class Chain:
         if self.mode is Mode.DOWN or not frames or self._closed or self._header[ANSWERED] != self._asked:
             return self._bypass(samples, blocks)
         lane.write(samples)
-        flat = samples.reshape(-1)
-        if not flat.dot(flat) < _INFINITE:
+        if not is_audio(samples):
             # A module must not be blamed for what it makes of this, nor keep it in its filters.
-            np.nan_to_num(lane.inputs, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+            for block in lane.inputs:
+                replace_bad(block)
         if not self._ask(frames, start, time_ns):
             self.counters.late += 1
             return self._bypass(samples, blocks)
         if self._header[STATUS] != WET:
             return self._bypass(samples, blocks)
         made = lane.read(frames)
-        if made.reshape(-1).dot(self._zeros[: made.size]) != 0.0:  # NaN and infinity times 0 are NaN
-            raise ValueError("the host returned samples that are not finite")
+        if not is_audio(made):
+            raise ValueError("the host returned what is no audio")
         if self._dry:
             self._dry = False
             cross_fade(samples.T, made.T, Fade(min(frames, lane.block)).ramp(frames), made.T)
@@ -202,17 +206,18 @@ class Chain:
         header, asked = self._header, self._asked + 1
         header[FRAMES], header[START], header[TIME] = frames, start, time_ns
         begun = time.monotonic()
-        self._asked, self._asked_at = asked, begun
+        self._asked_at = begun  # first: with an older time it would seem to be owed for long
+        self._asked = asked
         header[ASKED] = asked
         os.write(self._bell, self._ring)
+        wanted, came = REPLY.pack(asked), False
         left = self.patience.left
         while left > 0.0 and self._poll.poll(left * 1000):
-            os.eventfd_read(self._reply)
-            if header[ANSWERED] == asked:
+            if came := os.read(self._reply, _REPLY_BYTES).endswith(wanted):
                 break
             left = begun + self.patience.left - time.monotonic()  # it was the answer to an earlier one
         self.patience.spend(time.monotonic() - begun, frames / self.rate)
-        return bool(header[ANSWERED] == asked)
+        return came
 
     def _bypass(self, samples: Float32, blocks: int) -> Float32:
         self.counters.bypassed += blocks

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
+import sys
+import termios
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +15,6 @@ from typing import Any
 import structlog
 
 from stagebox import cbor
-from stagebox.errors import DecodeError
 from stagebox.tasks import end_tasks
 from stagebox_rack.limits import LIMITS
 from stagebox_rack.modules.hosting.arrangement import Arrangement
@@ -118,6 +120,7 @@ class Host:
 
     async def _live(self) -> tuple[str, int]:
         """Run one process until it ends; return why, and who was on stage."""
+        self._forget_rings()
         process = HostProcess(self._bells, self._took)
         try:
             process.kill(await self._watch(process))
@@ -151,6 +154,13 @@ class Host:
             if silent > LIMITS.module_host_silence + self._longest_epoch():
                 return f"it did not answer for {silent:.1f} s"
 
+    def _forget_rings(self) -> None:
+        """What the host before was rung for, or left half read, is not for the next one."""
+        size = bytearray(4)
+        fcntl.ioctl(self._bells[0], termios.FIONREAD, size)
+        if left := int.from_bytes(size, sys.byteorder):
+            os.read(self._bells[0], left)
+
     def _silent_for(self, process: HostProcess) -> float:
         now = time.monotonic()
         lanes = [arrangement.place.silent_for(now) for arrangement, _ in self._arrangements.values()]
@@ -167,10 +177,7 @@ class Host:
         self._report(HostDied(self.number, reason, insert))
 
     def _took(self, fields: dict[str, Any]) -> None:
-        try:
-            number = cbor.take_uint(fields, "Instance", "event")
-            for arrangement, _ in self._arrangements.values():
-                if arrangement.took(number, fields):
-                    return
-        except DecodeError as error:
-            log.warning("module_host_talks_nonsense", host=self.number, reason=error.message)
+        number = cbor.take_uint(fields, "Instance", "event")
+        for arrangement, _ in self._arrangements.values():
+            if arrangement.took(number, fields):
+                return

@@ -69,6 +69,7 @@ class ModuleHosts:
 
         Raises:
             ConfigError: too many chains or channels, or a rate whose 20 ms are no whole number of frames.
+            OSError: no memory or no descriptor is left.
         """
         if not 0 < channels <= LIMITS.module_channels:
             raise ConfigError(f"a module chain has up to {LIMITS.module_channels} channels, not {channels}")
@@ -83,7 +84,7 @@ class ModuleHosts:
         """A feed of records for telemetry modules, with nothing in it.
 
         Raises:
-            ConfigError: too many chains and feeds.
+            ConfigError: too many chains and feeds. OSError: no descriptor is left.
         """
         host, number = self._room()
         place = FeedPlace(name, number, host.bell)

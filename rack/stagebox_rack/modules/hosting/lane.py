@@ -14,8 +14,9 @@ Layout of the anonymous memory, all numbers little-endian int64 in the machine's
 
 ``block`` is 20 ms. A piece fills one block after the other; in the last one only the first frames of each channel
 count. There is one request at a time. The order of what both sides see is that of the system calls between them: the
-doorbell is rung after the request is written, the answer is read after the reply was waited for. The memory's size is
-sealed, so a host that was taken over can write nonsense here, but not make the rack fault.
+doorbell is rung after the request is written, and the answer is read after its own sequence came out of the reply pipe.
+The memory's size is sealed, so a host that was taken over can write nonsense here, but not make the rack fault; and the
+rack's end of each pipe is its own, so it cannot make the rack wait.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ DRY, WET = 0, 1
 _PAGE = 4096
 _SAMPLE = 4
 BELL = struct.Struct("=H")
+REPLY = struct.Struct("=q")
+"""What a host says in a lane's reply pipe: the sequence of what it answered."""
 CONTROL = 0xFFFF
 """What is rung when there is a message; a lane is rung by its number."""
 

@@ -1,6 +1,7 @@
 """What a rack and its host say to each other beside the audio: one CBOR map a packet, descriptors beside it.
 
-The rack believes nothing that a host says: it decodes within bounds, and what it does not understand is dropped.
+The rack believes nothing that a host says: it decodes within bounds, and a host that says what none of ours would
+is ended.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from stagebox import cbor
 from stagebox_rack.limits import LIMITS
 
 _ITEMS = 4096
+SAID_ITEMS = 32
+"""Of what a host says: it nests nothing, and what the rack takes of its time goes by items."""
 _DESCRIPTORS = 2
 
 
@@ -23,14 +26,14 @@ def pack(fields: dict[str, Any]) -> bytes:
     return cbor.encode(fields)
 
 
-def unpack(data: bytes) -> dict[str, Any]:
-    """Return the fields of a message.
+def unpack(data: bytes, items: int = _ITEMS) -> dict[str, Any]:
+    """Return the fields of a message of up to ``items`` CBOR items.
 
     Raises:
         DecodeError: malformed.
     """
     return cbor.expect_map(
-        cbor.decode(data, max_bytes=LIMITS.module_message_bytes, max_items=_ITEMS), "message"
+        cbor.decode(data, max_bytes=LIMITS.module_message_bytes, max_items=items), "message"
     )
 
 

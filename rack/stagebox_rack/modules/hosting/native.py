@@ -38,14 +38,21 @@ class NativeCode:
         """Return the code of ``data``, made now if need be.
 
         Raises:
-            ModuleError: it does not compile.
+            ModuleError: it does not compile. Whatever else: it could not be tried, and is the next time.
         """
         task = self._codes.get(data)
         if task is None:
             self._numbers += 1
             task = asyncio.create_task(self._make(data, self._numbers), name=f"module-code-{self._numbers}")
             self._codes[data] = task
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except ModuleError:
+            raise
+        except Exception:
+            if self._codes.get(data) is task:
+                del self._codes[data]
+            raise
 
     def keep(self, wanted: Collection[bytes]) -> None:
         """Let go of the code of everything else."""
@@ -64,10 +71,7 @@ class NativeCode:
             return Code(number, await asyncio.to_thread(self._make_sealed, data))
 
     def _make_sealed(self, data: bytes) -> int:
-        try:
-            return sealed("stagebox-native", self._compile(data))
-        except OSError as error:
-            raise ModuleError("does_not_compile", f"the compiler cannot be run: {error}") from None
+        return sealed("stagebox-native", self._compile(data))
 
 
 def _let_go(task: asyncio.Task[Code]) -> None:

@@ -18,6 +18,8 @@ _COUNTS = {
     "Fuel": "fuel",
     "Time": "time_ns",
 }
+_MOST = (1 << 63) - 1
+"""The largest count that every reader of a heartbeat can hold: a host may say anything."""
 _PEAKS = {"FuelMost": "fuel_most", "TimeMost": "time_most_ns"}
 
 
@@ -33,6 +35,8 @@ class Placement:
         self.faults = 0
         self.over_budget = 0
         self.strikes = Strikes(LIMITS.module_strikes, LIMITS.module_strike_window)
+        self.in_order = False
+        """Whether its host has put it in order, so that the next block is its own."""
         self.before: Placement | None = None
         """What is heard in its place until it runs."""
         self.sent: Mapping[int, float] = {}
@@ -54,6 +58,11 @@ class Placement:
         return self.state is InsertState.RUNNING
 
     @property
+    def starting(self) -> bool:
+        """Whether it will be heard, and is not yet."""
+        return self.state is InsertState.STARTING or (self.running and not self.in_order)
+
+    @property
     def status(self) -> InsertStatus:
         """How it fares."""
         counts = self._sum()
@@ -61,7 +70,7 @@ class Placement:
             insert=self.insert,
             module=self.placed.module.name,
             version=self.placed.module.version,
-            state=self.state,
+            state=InsertState.STARTING if self.starting else self.state,
             code=self.code,
             reason=self.reason,
             faults=self.faults,
@@ -77,7 +86,7 @@ class Placement:
         """Its host is gone: it starts as another instance."""
         self._earlier = self._sum()
         self._now = dict.fromkeys(self._now, 0)
-        self.number, self.sent, self.before = number, {}, None
+        self.number, self.sent, self.before, self.in_order = number, {}, None, False
         if self.state is InsertState.RUNNING:
             self.state = InsertState.STARTING
 
@@ -99,6 +108,6 @@ class Placement:
         return Capability.LOG in self.placed.module.granted and self._lines.allow(now_ns)
 
     def _sum(self) -> dict[str, int]:
-        counts = {name: self._earlier[name] + self._now[name] for name in _COUNTS.values()}
-        peaks = {name: max(self._earlier[name], self._now[name]) for name in _PEAKS.values()}
+        counts = {name: min(_MOST, self._earlier[name] + self._now[name]) for name in _COUNTS.values()}
+        peaks = {name: min(_MOST, max(self._earlier[name], self._now[name])) for name in _PEAKS.values()}
         return counts | peaks

@@ -73,10 +73,13 @@ class ChainPlace:
         self.number = number
         self._block = rate // LIMITS.module_blocks_per_s
         self._memory = Lane.create(self._block, channels, LIMITS.module_lane_blocks)
-        self._reply = -1
+        self._replies: tuple[int, ...] = ()
         try:
-            self._reply = os.eventfd(0, os.EFD_CLOEXEC)
-            self.chain = Chain(name, number, rate, channels, lane=self._memory, reply=self._reply, bell=bell)
+            self._replies = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(self._replies[0], False)
+            self.chain = Chain(
+                name, number, rate, channels, lane=self._memory, reply=self._replies[0], bell=bell
+            )
         except BaseException:
             self._close()
             raise
@@ -84,7 +87,7 @@ class ChainPlace:
     async def attach(self, host: Speaker) -> None:
         """Make it known to a new host."""
         fields = {"Lane": self.number, "Rate": self.chain.rate, "Channels": self.chain.channels}
-        await host.ask("chain", fields, [self._memory, self._reply])
+        await host.ask("chain", fields, [self._memory, self._replies[1]])
 
     def shape(self) -> dict[str, int]:
         """What its instances are told of the audio."""
@@ -106,9 +109,8 @@ class ChainPlace:
         self._close()
 
     def _close(self) -> None:
-        os.close(self._memory)
-        if self._reply >= 0:
-            os.close(self._reply)
+        for descriptor in (self._memory, *self._replies):
+            os.close(descriptor)
 
 
 class FeedPlace:

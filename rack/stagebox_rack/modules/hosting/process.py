@@ -24,7 +24,7 @@ from stagebox.logs import printable
 from stagebox.modules.confinement import environment
 from stagebox_rack.limits import LIMITS
 from stagebox_rack.modules.hosting.lane import BELL, CONTROL
-from stagebox_rack.modules.hosting.messages import pack, receive, send, unpack
+from stagebox_rack.modules.hosting.messages import SAID_ITEMS, pack, receive, send, unpack
 from stagebox_rack.modules.hosting.stage import Stage
 
 
@@ -44,7 +44,7 @@ class HostProcess:
     """A running host. ``bells`` are both ends of the pipe it is rung through; they stay the caller's."""
 
     def __init__(self, bells: tuple[int, int], took: Callable[[dict[str, Any]], None]) -> None:
-        """Start it; ``took`` is given its events.
+        """Start it; ``took`` is given its events, and raises `DecodeError` for what is none.
 
         Raises:
             OSError: it cannot be started.
@@ -54,28 +54,24 @@ class HostProcess:
         self._bell = bells[1]
         self._numbers = itertools.count(1)
         self._asked: dict[int, tuple[asyncio.Future[Answer], float]] = {}
-        self._heard = time.monotonic()
+        self._answered = time.monotonic()
         self._words = bytearray()
         self._verdict = ""
         self._loop = asyncio.get_running_loop()
         self._sending = asyncio.Lock()
-        with contextlib.ExitStack() as undo:
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as given:
             self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            given.callback(theirs.close)
             undo.callback(self._control.close)
             self._control.setblocking(False)
             page = Stage.create()
-            try:
-                self._stage = Stage(page)
-                undo.callback(self._stage.close)
-                self._stderr, writing = os.pipe()
-                undo.callback(os.close, self._stderr)
-                try:
-                    self._process = _start(theirs.fileno(), bells[0], page, writing)
-                finally:
-                    os.close(writing)
-            finally:
-                os.close(page)
-                theirs.close()
+            given.callback(os.close, page)
+            self._stage = Stage(page)
+            undo.callback(self._stage.close)
+            self._stderr, writing = os.pipe()
+            given.callback(os.close, writing)
+            undo.callback(os.close, self._stderr)
+            self._process = _start(theirs.fileno(), bells[0], page, writing)
             undo.callback(self._kill_now)
             self._pidfd = os.pidfd_open(self._process.pid)
             undo.pop_all()
@@ -115,10 +111,14 @@ class HostProcess:
         return f"ended with {code}"
 
     def silent_for(self, now: float) -> float:
-        """How many seconds of monotonic time it has said nothing, though it owes an answer; 0 if it owes none."""
+        """How many seconds of monotonic time it has owed the answer that is due; 0 if it owes none.
+
+        It answers in the order it was asked, so one is due from when it was asked, or the one before was answered.
+        """
         if not self._asked:
             return 0.0
-        return max(0.0, now - max(self._heard, min(when for _, when in self._asked.values())))
+        _, first = next(iter(self._asked.values()))
+        return max(0.0, now - max(self._answered, first))
 
     async def ask(self, verb: str, fields: dict[str, Any], descriptors: Sequence[int] = ()) -> Answer:
         """Tell it to do something, and return its answer.
@@ -130,7 +130,11 @@ class HostProcess:
         data = pack({**fields, "Do": verb, "ID": number})
         async with self._sending:
             answer = self._promise(number)
-            await self._send(data, descriptors)
+            try:
+                await self._send(data, descriptors)
+            except asyncio.CancelledError:
+                self._asked.pop(number, None)  # it was not sent, so nothing is owed
+                raise
         return await answer
 
     def kill(self, reason: str = "") -> None:
@@ -192,18 +196,25 @@ class HostProcess:
             if not data:
                 self._loop.remove_reader(self._control)
                 return
-            self._heard = time.monotonic()
-            with contextlib.suppress(DecodeError):
-                self._take(unpack(data))
+            try:
+                self._take(unpack(data, SAID_ITEMS))
+            except DecodeError as error:
+                self._loop.remove_reader(self._control)
+                self.kill(f"it talks nonsense: {error.message}")
+                return
 
     def _take(self, fields: dict[str, Any]) -> None:
         if "Answer" not in fields:
             self._took(fields)
             return
-        asked = self._asked.pop(cbor.take_uint(fields, "Answer", "answer"), None)
-        if asked is not None and not asked[0].done():
+        number = cbor.take_uint(fields, "Answer", "answer")
+        if number != next(iter(self._asked), None):
+            raise DecodeError("an answer to what was not asked")
+        answer, _ = self._asked.pop(number)
+        self._answered = time.monotonic()
+        if not answer.done():
             code, reason = fields.get("Code", ""), fields.get("Reason", "")
-            asked[0].set_result(Answer(printable(str(code)), printable(str(reason))))
+            answer.set_result(Answer(printable(str(code)), printable(str(reason))))
 
     def _listen(self) -> None:
         try:
