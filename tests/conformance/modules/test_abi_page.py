@@ -65,7 +65,7 @@ def test_the_other_figures_are_those_of_the_code() -> None:
     assert f"⌊rate / {RACK.module_blocks_per_s}⌋" in PAGE
     assert f"within {RACK.module_strike_window:g} s stops" in PAGE
     assert RACK.module_strikes == 3
-    assert "The third within" in PAGE
+    assert "the third within" in PAGE
     assert RACK.module_epoch_least == 0.2
     assert RACK.module_wait_share == 0.5
     assert f"{LIMITS.stack_bytes >> 10} KiB" in PAGE
