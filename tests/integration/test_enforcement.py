@@ -228,8 +228,10 @@ async def test_more_connections_than_a_page_holds_are_all_found_and_ended(gate: 
             group.create_task(bus.wait_connected(8))
     try:
         assert {item.user for item in await paged.live()} == {f"rack:rack-{number}" for number in range(9)}
-        assert await paged.kick(lambda item: item.user != "rack:rack-4") == 8
-        await eventually(lambda: sum(bus.stats().disconnects for bus in buses) == 8)
+        # One that was ended may be back, and be ended again, before the last page is read.
+        assert await paged.kick(lambda item: item.user != "rack:rack-4") >= 8
+        others = [bus for number, bus in enumerate(buses) if number != 4]
+        await eventually(lambda: all(bus.stats().disconnects for bus in others))
         assert buses[4].stats().disconnects == 0
     finally:
         for bus in buses:
