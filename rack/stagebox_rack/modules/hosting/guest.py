@@ -258,13 +258,13 @@ class Guest:
                 if size & 0xFFFF_FFFF > most or out_size & 0xFFFF_FFFF > LIMITS.module_out_chars:
                     return MALFORMED
                 return calls.emit(self._peek(caller, out_at, out_size), self._peek(caller, at, size))
-            except Exception:
+            except Exception:  # nothing raises into the engine; the guest is told
                 return MALFORMED
 
         def now(caller: wasmtime.Caller) -> int:
             try:
                 self._charge(caller)
-            except Exception:
+            except Exception:  # nothing raises into the engine; no time is 0
                 return 0
             return calls.now()
 
