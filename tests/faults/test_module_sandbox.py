@@ -345,7 +345,7 @@ async def test_records_over_the_rate_are_refused_to_the_module() -> None:
         heard = await play(chain, ones(BLOCK * 10))
         answers = [float(heard[at * BLOCK + BLOCK - 1, 0]) for at in range(10)]
         assert answers == [0.0] * 3 + [1.0] * 7
-        await asyncio.sleep(0.05)
+        await stage.event(Emitted, 3)
         assert len(stage.of(Emitted)) == 3
 
 
@@ -354,9 +354,9 @@ async def test_parameters_are_set_while_the_instance_goes_on() -> None:
     async with module_stage() as stage:
         chain = await stage.chain(placed(module_wat(process), params={0: 10.0}))
         assert (await play(chain, ones(BLOCK * 2)))[-1, 0] == 12.0
-        await stage.hosts.arrange(chain, [placed(module_wat(process), params={0: 20.0})])
-        await asyncio.sleep(0.1)
-        assert (await play(chain, ones()))[-1, 0] == 21.0
+        await stage.hosts.arrange(chain, [placed(module_wat(process), params={0: 1000.0})])
+        # Counting on from 12 does not come that far.
+        await play_until(chain, lambda heard: heard[-1, 0] == 1001.0)
         assert len(stage.of(Started)) == 1
 
 
