@@ -17,15 +17,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from blake3 import blake3
-
 from stagebox import cbor
 from stagebox.control.fields import DIGEST_BYTES
 from stagebox.errors import DecodeError, StorageError
 from stagebox.files import write_atomic
+from stagebox_rack import summed
 from stagebox_rack.limits import LIMITS
 
-VERSION = 1
 FILE_NAME = "commands.cbor"
 
 
@@ -42,9 +40,8 @@ class CommandMark:
 
     def encode(self) -> bytes:
         """Return the file's content."""
-        payload = cbor.encode(
+        return summed.encode(
             {
-                "Version": VERSION,
                 "Cluster": self.cluster,
                 "Rack": self.rack,
                 "Seq": self.seq,
@@ -53,7 +50,6 @@ class CommandMark:
                 "After": self.issued_after,
             }
         )
-        return cbor.encode({"Payload": payload, "Sum": blake3(payload).digest()})
 
     @classmethod
     def decode(cls, data: bytes) -> CommandMark:
@@ -63,14 +59,7 @@ class CommandMark:
             DecodeError: damaged, or of an unknown version.
         """
         what = "command mark"
-        outer = cbor.expect_map(cbor.decode_canonical(data, max_bytes=LIMITS.command_mark_bytes), what)
-        payload = cbor.take_bytes(outer, "Payload", what)
-        if cbor.take_bytes(outer, "Sum", what) != blake3(payload).digest() or outer:
-            raise DecodeError(f"{what} is damaged: its sum does not match")
-        fields = cbor.expect_map(cbor.decode_canonical(payload, max_bytes=LIMITS.command_mark_bytes), what)
-        version = cbor.take_uint(fields, "Version", what)
-        if version != VERSION:
-            raise DecodeError(f"{what} has version {version}, this software understands {VERSION}")
+        fields = summed.decode(data, what, max_bytes=LIMITS.command_mark_bytes)
         return cls(
             cluster=cbor.take(fields, "Cluster", str, what),
             rack=cbor.take(fields, "Rack", str, what),

@@ -17,8 +17,8 @@ from stagebox import cbor
 from stagebox.errors import DecodeError, InputError, ModuleError, StorageError
 from stagebox.files import write_atomic
 from stagebox.identity import check_name
+from stagebox_rack import summed
 from stagebox_rack.limits import LIMITS
-from stagebox_rack.modules import summed
 from stagebox_rack.modules.reading import read_plain
 
 FILE_NAME = "serials.cbor"

@@ -19,8 +19,8 @@ import structlog
 from stagebox import cbor
 from stagebox.errors import DecodeError, StorageError
 from stagebox.files import write_atomic
+from stagebox_rack import summed
 from stagebox_rack.limits import LIMITS
-from stagebox_rack.modules import summed
 from stagebox_rack.modules.reading import read_plain
 
 log = structlog.get_logger()

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from stagebox import cbor
 from stagebox.errors import DecodeError, ModuleError, StorageError
+from stagebox_rack import summed
 from stagebox_rack.limits import LIMITS
-from stagebox_rack.modules import summed
 from stagebox_rack.modules.serials import SerialFloors, decode, encode
 
 CLUSTER, RACK = "flux-prod", "stage-left"

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from stagebox.errors import StorageError
 from stagebox_rack.limits import LIMITS
 from stagebox_rack.modules import trusted_time
-from stagebox_rack.modules.summed import encode
 from stagebox_rack.modules.trusted_time import TrustedTime
+from stagebox_rack.summed import encode
 
 NS = 1_000_000_000
 NOW = 1_767_312_000 * NS

@@ -35,9 +35,9 @@ def decode(data: bytes, what: str, *, max_bytes: int) -> dict[str, Any]:
     outer = cbor.expect_map(cbor.decode_canonical(data, max_bytes=max_bytes), what)
     payload = cbor.take_bytes(outer, "Payload", what)
     if cbor.take_bytes(outer, "Sum", what) != blake3(payload).digest() or outer:
-        raise DecodeError(f"{what}: damaged, the sum does not match")
+        raise DecodeError(f"{what} is damaged: its sum does not match")
     fields = cbor.expect_map(cbor.decode_canonical(payload, max_bytes=max_bytes), what)
     version = cbor.take_uint(fields, "Version", what)
     if version != VERSION:
-        raise DecodeError(f"{what}: version {version}, this software understands {VERSION}")
+        raise DecodeError(f"{what} has version {version}, this software understands {VERSION}")
     return fields
