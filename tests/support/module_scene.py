@@ -24,10 +24,10 @@ from stagebox.errors import BusError
 from stagebox.modules.limits import LIMITS as FORMAT
 from stagebox.modules.patch import Insert, PatchSheet, Point
 from stagebox.tasks import end_tasks
+from stagebox_rack.asking import MixerDesk
 from stagebox_rack.identity.denied import DenyListWitness
 from stagebox_rack.limits import LIMITS
 from stagebox_rack.modules.arranging import Placed, Running
-from stagebox_rack.modules.asking import MixerDesk
 from stagebox_rack.modules.fetching import ModuleFetcher
 from stagebox_rack.modules.guard import Guard
 from stagebox_rack.modules.judging import Judge
@@ -190,7 +190,13 @@ class Scene:
         self.sheets = SheetStore(directory / "patch.cbor", cluster=CLUSTER, cluster_public=public, rack=RACK)
         self.library = ModuleLibrary(directory)
         self.floors = SerialFloors(directory / "serials.cbor", cluster=CLUSTER, rack=RACK)
-        desk = MixerDesk(self.mixer, lambda: self.identity, heard=self.clock.heard, wall_ns=lambda: self.wall)
+        desk = MixerDesk(
+            self.mixer,
+            lambda: self.identity,
+            timeout=LIMITS.module_request_timeout,
+            heard=self.clock.heard,
+            wall_ns=lambda: self.wall,
+        )
         self.supply = ModuleSupply(
             desk,
             ModuleFetcher(desk, limits=self.limits),

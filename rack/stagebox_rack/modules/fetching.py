@@ -16,8 +16,8 @@ from stagebox.control.request import Answer, Verb
 from stagebox.errors import BusError, DecodeError, StageboxError, VerificationError
 from stagebox.modules.limits import LIMITS as FORMAT
 from stagebox.modules.patch import Insert
+from stagebox_rack.asking import MixerDesk
 from stagebox_rack.limits import LIMITS, RackLimits
-from stagebox_rack.modules.asking import MixerDesk
 
 
 class FetchError(StageboxError):

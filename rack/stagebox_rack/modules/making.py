@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from stagebox_rack.asking import MixerDesk, RequestBus
+from stagebox_rack.limits import LIMITS
 from stagebox_rack.modules.arranging import Arranger
-from stagebox_rack.modules.asking import MixerDesk, RequestBus
 from stagebox_rack.modules.fetching import ModuleFetcher
 from stagebox_rack.modules.guard import Guard
 from stagebox_rack.modules.judging import Judge
@@ -51,7 +52,7 @@ def make_module_service(
         ModuleLibrary(directory),
         SerialFloors(directory / SERIALS, cluster=passport.cluster_id, rack=passport.name),
     )
-    desk = MixerDesk(bus, identity, heard=clock.heard)
+    desk = MixerDesk(bus, identity, timeout=LIMITS.module_request_timeout, heard=clock.heard)
     return ModuleService(
         sheets=sheets,
         judge=judge,

@@ -17,8 +17,8 @@ from stagebox import cbor
 from stagebox.control.request import Verb
 from stagebox.errors import BusError, StageboxError
 from stagebox.modules.patch import Insert
+from stagebox_rack.asking import MixerDesk
 from stagebox_rack.limits import LIMITS, RackLimits
-from stagebox_rack.modules.asking import MixerDesk
 from stagebox_rack.modules.fetching import FetchError, ModuleFetcher
 
 log = structlog.get_logger()

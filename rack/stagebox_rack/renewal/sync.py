@@ -7,21 +7,19 @@ signature and epoch, whoever sends them. Nothing else on the bus changes anythin
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 import structlog
 
-from stagebox import subjects
 from stagebox.bus import BusClient
 from stagebox.bus.subscription import Subscription
 from stagebox.certificates import to_der
-from stagebox.control.fields import NONCE_BYTES
-from stagebox.control.request import Answer, Request, Verb, open_answer
+from stagebox.control.request import Answer, Verb
 from stagebox.control.sync import SyncAnswer, SyncReport
 from stagebox.errors import BusError, StageboxError
+from stagebox_rack.asking import MixerDesk
 from stagebox_rack.commands.service import CommandService
 from stagebox_rack.identity.denied import DenyListWitness
 from stagebox_rack.identity.takeover import Takeover
@@ -51,7 +49,9 @@ class SyncService:
         self._commands = commands
         self._renewal = renewal
         self._managed_by = managed_by
-        self._wall_ns = wall_ns
+        self._desk = MixerDesk(
+            bus, lambda: takeover.credentials.active, timeout=LIMITS.renew_request_timeout, wall_ns=wall_ns
+        )
         self._wanted = asyncio.Event()
         self._writing = asyncio.Lock()
         self._complained = ""
@@ -122,16 +122,7 @@ class SyncService:
         self.completed += 1
 
     async def _ask(self, verb: Verb, body: dict[str, Any]) -> Answer:
-        identity = self._takeover.credentials.active
-        passport = identity.passport
-        request = Request(
-            passport.cluster_id, passport.name, verb.value, os.urandom(NONCE_BYTES), self._wall_ns(), body
-        )
-        subject = subjects.request(passport.name, verb.value)
-        reply = await self._bus.request(
-            subject, request.seal(identity.key), timeout=LIMITS.renew_request_timeout
-        )
-        answer = open_answer(reply.payload, passport.cluster_public, request)
+        answer = await self._desk.ask(verb, body)
         if answer.error:
             raise BusError(f"the mixer refuses {verb.value}: {answer.message or answer.error}")
         return answer

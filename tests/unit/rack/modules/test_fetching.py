@@ -11,7 +11,7 @@ from nacl.signing import SigningKey
 
 from stagebox.modules.limits import LIMITS as FORMAT
 from stagebox.modules.patch import Insert, Point
-from stagebox_rack.modules.asking import MixerDesk
+from stagebox_rack.asking import MixerDesk
 from stagebox_rack.modules.fetching import FetchError, ModuleFetcher
 from support.issuer import Issuer
 from support.module_scene import ISSUER, QUICK, Mixer, insert
@@ -30,7 +30,9 @@ class Bench:
     def __init__(self, identity: Any) -> None:
         self.mixer = Mixer()
         self.heard: list[int] = []
-        desk = MixerDesk(self.mixer, lambda: identity, heard=self.heard.append, wall_ns=lambda: 7)
+        desk = MixerDesk(
+            self.mixer, lambda: identity, timeout=30.0, heard=self.heard.append, wall_ns=lambda: 7
+        )
         self.fetcher = ModuleFetcher(desk, limits=QUICK, random=random.Random(1))
 
     async def fetch(self, asked: Insert | None = None) -> bytes:

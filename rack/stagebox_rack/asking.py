@@ -1,4 +1,4 @@
-"""Asks the mixer about modules: signed requests over the snake, and answers only if the pinned cluster signed them."""
+"""Asks the mixer: signed requests over the snake, and answers only if the pinned cluster signed them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from stagebox import subjects
 from stagebox.bus.message import BusMessage
 from stagebox.control.fields import NONCE_BYTES
 from stagebox.control.request import Answer, Request, Verb, open_answer
-from stagebox_rack.limits import LIMITS
 from stagebox_rack.state import RackIdentity
 
 
@@ -36,11 +35,13 @@ class MixerDesk:
         bus: RequestBus,
         identity: Callable[[], RackIdentity],
         *,
-        heard: Callable[[int], None],
+        timeout: float,
+        heard: Callable[[int], None] = lambda _: None,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._bus = bus
         self._identity = identity
+        self._timeout = timeout
         self._heard = heard
         self._wall_ns = wall_ns
 
@@ -63,7 +64,7 @@ class MixerDesk:
         reply = await self._bus.request(
             subjects.request(passport.name, verb.value),
             request.seal(identity.key),
-            timeout=LIMITS.module_request_timeout,
+            timeout=self._timeout,
         )
         answer = open_answer(reply.payload, passport.cluster_public, request)
         self._heard(answer.time_ns)
