@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,24 +10,14 @@ from pathlib import Path
 import pytest
 
 from support.guide import Adapted, GuideRunner, missing_line, parse
+from support.ports import free_port
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "quickstart.md"
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-
-
 @pytest.fixture
 def adapted() -> Adapted:
-    return Adapted(*free_ports(2))
+    return Adapted(free_port(), free_port())
 
 
 @pytest.fixture

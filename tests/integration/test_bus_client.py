@@ -18,7 +18,8 @@ from stagebox.bus import BusClient, BusLimits, BusMessage, BusOptions, Cause, Fa
 from stagebox.bus.transport import CoalescingWebSocketTransport
 from stagebox.errors import BusError, StageboxError, TlsError
 from support.leaks import eventually, no_leaks
-from support.natsd import QUICK, Authority, NatsServer, free_port
+from support.natsd import QUICK, Authority, NatsServer
+from support.ports import free_port
 
 
 @pytest.fixture

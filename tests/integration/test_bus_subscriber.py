@@ -12,7 +12,8 @@ from stagebox.errors import BusError, ConfigError, InputError, KeyFileError, Tls
 from stagebox.records.meter import MeterFrame
 from stagebox.subscriber import SUBSCRIBER_LIMITS, Verification, connect
 from support.leaks import eventually, no_leaks
-from support.natsd import QUICK, Authority, NatsServer, free_port
+from support.natsd import QUICK, Authority, NatsServer
+from support.ports import free_port
 from support.signing import SigningRack
 
 

@@ -24,7 +24,7 @@ from stagebox_rack import state
 from stagebox_rack.limits import LIMITS
 from stagebox_rack.state import StatePaths
 from support.cluster import MACHINE, Cluster, RunningMixer, running_mixer
-from support.natsd import free_port
+from support.ports import free_port
 from support.racks import age_certificate, hear, relay, running_rack
 from support.rackside import rack_options
 

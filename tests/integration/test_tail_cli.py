@@ -14,7 +14,8 @@ from pathlib import Path
 
 from stagebox.bus import BusClient
 from support.module_records import module_record
-from support.natsd import Authority, NatsServer, free_port
+from support.natsd import Authority, NatsServer
+from support.ports import free_port
 from support.signing import SigningRack
 
 PERIOD_S = 0.02

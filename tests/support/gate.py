@@ -47,7 +47,7 @@ from stagebox_mixer.registry.model import RackEntry, secret_hash
 from stagebox_mixer.registry.store import Registry
 from stagebox_mixer.server_certificate import ServerCertificate
 from support.cluster import MACHINE, Cluster
-from support.natsd import free_port
+from support.ports import free_port
 from support.rackside import QUICK
 
 HOST = "127.0.0.1"

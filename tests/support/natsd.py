@@ -13,7 +13,6 @@ import ipaddress
 import json
 import shutil
 import signal
-import socket
 import ssl
 import sys
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from stagebox.bus import BUS_LIMITS
 from support.pki import key_usage
+from support.ports import free_port
 
 _DAY = datetime.timedelta(days=1)
 
@@ -126,14 +126,6 @@ class Authority:
         if client is not None:
             context.load_cert_chain(client.certificate_path, client.key_path)
         return context
-
-
-def free_port() -> int:
-    """Return a loopback TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class NatsServer:

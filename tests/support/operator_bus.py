@@ -26,7 +26,8 @@ from stagebox_mixer.nats.credentials import BusUser
 from stagebox_mixer.nats.server import NatsServer, find_executable
 from stagebox_mixer.server_certificate import ServerCertificate
 from support.cluster import HOST, Cluster
-from support.natsd import QUICK, free_port
+from support.natsd import QUICK
+from support.ports import free_port
 
 
 class OperatorBus:
