@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stagebox.cli.admin.calls import IdentityOption, MixerOption, mixer_api
+from stagebox.cli.completion import one_of
 from stagebox.cli.options import ConfigOption, JsonOption, invocation, settings_for
 
 if TYPE_CHECKING:
@@ -143,7 +144,12 @@ def export_command(
     first: FirstOption = "",
     last: LastOption = "",
     fmt: Annotated[
-        str, typer.Option("--format", help="parquet, arrow, csv or jsonl; by default from the ending.")
+        str,
+        typer.Option(
+            "--format",
+            help="parquet, arrow, csv or jsonl; by default from the ending.",
+            autocompletion=one_of("parquet", "arrow", "csv", "jsonl"),
+        ),
     ] = "",
     directory: DirOption = None,
     data_dir: DataDirOption = None,

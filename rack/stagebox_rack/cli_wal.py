@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from stagebox.cli.completion import one_of
 from stagebox.cli.options import ConfigOption, JsonOption, settings_for
 
 if TYPE_CHECKING:
@@ -92,7 +93,12 @@ def export_command(
     out: Annotated[Path, typer.Option(help="New file to write; its ending names the format.")],
     state_dir: StateDirOption = None,
     fmt: Annotated[
-        str | None, typer.Option("--format", help="parquet, jsonl or csv; by default from the ending.")
+        str | None,
+        typer.Option(
+            "--format",
+            help="parquet, jsonl or csv; by default from the ending.",
+            autocompletion=one_of("parquet", "jsonl", "csv"),
+        ),
     ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +10,7 @@ import typer
 
 from stagebox.cli.lazy import epilog
 from stagebox.cli.options import JsonOption
+from stagebox.cli.progress import progress
 
 if TYPE_CHECKING:
     from stagebox_rack.desk.audio_input import AudioInput
@@ -61,8 +60,8 @@ def test(
     from stagebox_rack.desk.candidate import open_candidate
 
     candidate = open_candidate(file, values(param or []), fuel=fuel)
-    with _progress(file.name, quiet=as_json) as progress:
-        found = _run(candidate, wav, out, records, progress)
+    with progress(file.name, quiet=as_json) as tell:
+        found = _run(candidate, wav, out, records, tell)
     if as_json:
         typer.echo(json.dumps(found, allow_nan=False))
     else:
@@ -73,7 +72,7 @@ def test(
 
 
 def _run(
-    candidate: Candidate, wav: Path | None, out: Path | None, records: Path | None, progress: Progress | None
+    candidate: Candidate, wav: Path | None, out: Path | None, records: Path | None, tell: Progress
 ) -> dict[str, Any]:
     import asyncio
 
@@ -91,12 +90,12 @@ def _run(
         if records is not None and wav is not None:
             raise ConfigError("--records and --wav contradict each other", remedy="say one")
         source = _record_input(records, wav)
-        observed = asyncio.run(RecordTrial(candidate, source, progress).run())
+        observed = asyncio.run(RecordTrial(candidate, source, tell).run())
         return report.of_records(candidate, source, observed)
     audio = _audio_input(wav)
     if out is not None and out.exists():
         raise ConfigError(f"{out} exists and is not overwritten", remedy="choose another name")
-    done = asyncio.run(AudioTrial(candidate, audio, out, progress).run())
+    done = asyncio.run(AudioTrial(candidate, audio, out, tell).run())
     return report.of_audio(candidate, audio, done.observed, done.before, done.after)
 
 
@@ -114,23 +113,3 @@ def _record_input(records: Path | None, wav: Path | None) -> RecordInput:
     return (
         ExportedRecords(records) if records is not None else MeasuredAudio(_audio_input(wav, LIMITS.meters_s))
     )
-
-
-@contextmanager
-def _progress(what: str, *, quiet: bool) -> Iterator[Progress | None]:
-    """Show a bar on a terminal; a program that reads our output gets none."""
-    import sys
-
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-
-        def advance(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield advance

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -95,7 +96,8 @@ def test_a_telemetry_starter_says_something_about_meter_frames(language: Languag
     assert found["clean"] is True
     assert "measured here" in found["input"]
     assert found["given"] == 1_200
-    assert found["records"]["count"] == 60
+    assert (found["records"]["count"], found["records"]["per_s"]) == (60, 1.0)
+    assert 0 < found["time_us"]["mean"] <= found["time_us"]["most"]
     [out] = found["records"]["outs"]
     last = found["records"]["last"][-1]["data"]
     if language is Language.WAT:
@@ -266,7 +268,29 @@ def test_a_key_with_a_passphrase_signs_only_with_it(tmp_path: Path) -> None:
     stagebox("wasm", "verify", "m.signed.wasm", "--vendor", "acme/vendor.toml", cwd=tmp_path)
 
 
-def test_ctrl_c_ends_a_run_with_130_and_leaves_no_process(tmp_path: Path) -> None:
+def test_sign_says_that_a_signature_ends_with_the_key_and_asks_no_passphrase_for_one_that_would_not(
+    tmp_path: Path,
+) -> None:
+    wat_module(tmp_path)
+    (tmp_path / "pass").write_text("correct horse\n")
+    (tmp_path / "pass").chmod(0o600)
+    opened = ("--passphrase-file", "pass")
+    stagebox("keys", "gen-vendor", "--owner", "acme", "--out", "acme", "--days", "30", *opened, cwd=tmp_path)
+    [end] = re.findall(r"^not_after = (\S{19})Z$", (tmp_path / "acme" / "vendor.toml").read_text(), re.M)
+    claim = ("--key", "acme/vendor.key", "--name", "gain", "--version", "1.0.0", "--capability", "audio")
+    sign = ("wasm", "sign", "m.wasm", *claim)
+    refused = stagebox(*sign, "--days", "31", cwd=tmp_path, code=65)
+    assert f"which ends {end}" in refused.stderr
+    assert "leave --days away" in refused.stderr
+    assert not (tmp_path / "m.signed.wasm").exists()
+    said = stagebox(*sign, *opened, cwd=tmp_path).stdout
+    assert f"expires       {end}+00:00, when the vendor's key ends" in said
+    found = shown(*sign, *opened, "--days", "29", cwd=tmp_path)
+    assert found["expires"] < end
+    assert found["expires_with_key"] is False
+
+
+def test_ctrl_c_ends_a_run_with_130_and_leaves_no_process_and_no_half_file(tmp_path: Path) -> None:
     # An hour of audio, so that it is still running when it is interrupted.
     wat_module(tmp_path)
     long = tmp_path / "long.wav"
@@ -275,7 +299,10 @@ def test_ctrl_c_ends_a_run_with_130_and_leaves_no_process(tmp_path: Path) -> Non
             file.write(np.zeros((6 * 48_000, 1), np.int16))
     before = set(_descendants())
     with subprocess.Popen(
-        [sys.executable, "-m", "stagebox.cli", "wasm", "test", "m.wasm", "--wav", "long.wav"],
+        [
+            sys.executable, "-m", "stagebox.cli",
+            "wasm", "test", "m.wasm", "--wav", "long.wav", "--out", "out.wav",
+        ],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     ) as process:  # fmt: skip
         host = _wait_for_host(process)
@@ -286,6 +313,7 @@ def test_ctrl_c_ends_a_run_with_130_and_leaves_no_process(tmp_path: Path) -> Non
     psutil.wait_procs([host], timeout=5)
     assert not host.is_running()
     assert set(_descendants()) == before
+    assert not (tmp_path / "out.wav").exists()
 
 
 def _wait_for_host(process: subprocess.Popen[str]) -> psutil.Process:

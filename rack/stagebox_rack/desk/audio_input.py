@@ -18,6 +18,7 @@ from stagebox_rack.metering.levels import Float32
 BLOCKS_PER_SECOND = 50
 """The longest block of the ABI is 20 ms, and whole frames at every rate."""
 
+_REMEDY = "give a WAV or FLAC file with audio, or leave --wav away for a signal made here"
 _SEED = 1
 _SWEEP_FROM_HZ, _SWEEP_TO_HZ = 20.0, 20_000.0
 _SWEEP_PEAK, _NOISE_RMS = 10 ** (-12 / 20), 10 ** (-30 / 20)
@@ -77,18 +78,24 @@ class SoundFile:
             path.open("rb").close()
             facts = soundfile.info(str(path))
         except OSError as error:
-            raise InputError(f"cannot read the sound file {path}: {error.strerror}") from None
+            raise InputError(f"cannot read the sound file {path}: {error.strerror}", remedy=_REMEDY) from None
         except soundfile.SoundFileError as error:
-            raise InputError(f"{path} is not a sound file that can be read: {error}") from None
+            raise InputError(
+                f"{path} is not a sound file that can be read: {error}", remedy=_REMEDY
+            ) from None
         self.rate, self.channels, self.frames = facts.samplerate, facts.channels, facts.frames
         if self.rate not in RACK.audio_rates:
             allowed = ", ".join(f"{rate / 1000:g}" for rate in RACK.audio_rates)
-            raise InputError(f"{path} has a sample rate of {self.rate} Hz; a rack has {allowed} kHz")
+            raise InputError(
+                f"{path} has a sample rate of {self.rate} Hz; a rack has {allowed} kHz",
+                remedy="convert it to one of these first",
+            )
         if not 1 <= self.channels <= RACK.audio_channels:
             raise InputError(f"{path} has {self.channels} channels; a rack has up to {RACK.audio_channels}")
         if not self.frames:
-            raise InputError(f"{path} holds no audio")
-        self.what = f"{path}: {self.frames / self.rate:.2f} s, {self.rate} Hz, {self.channels} channels"
+            raise InputError(f"{path} holds no audio", remedy=_REMEDY)
+        many = "1 channel" if self.channels == 1 else f"{self.channels} channels"
+        self.what = f"{path}: {self.frames / self.rate:.2f} s, {self.rate} Hz, {many}"
 
     def blocks(self) -> Iterator[Float32]:
         """Yield blocks of 20 ms; what is no sample is 0, as a rack makes it before a module.

@@ -100,7 +100,7 @@ class AudioTrial:
         size = rate // BLOCKS_PER_SECOND
         count = -(-self._audio.frames // size)
         start = 0
-        with _writing(self._out, self._audio) as write:
+        with _writing(self._out, self._audio, self._stop) as write:
             for block in self._audio.blocks():
                 if self._stop.is_set():
                     return
@@ -178,8 +178,13 @@ async def last_status(
 
 
 @contextmanager
-def _writing(out: Path | None, audio: AudioInput) -> Iterator[Callable[[Float32], None]]:
-    """Give a function that appends to a new WAV file of float32, or does nothing."""
+def _writing(
+    out: Path | None, audio: AudioInput, stop: threading.Event
+) -> Iterator[Callable[[Float32], None]]:
+    """Give a function that appends to a new WAV file of float32, or does nothing.
+
+    A file that is not whole, because the run was stopped or failed, does not stay.
+    """
     if out is None:
         yield lambda samples: None
         return
@@ -188,10 +193,15 @@ def _writing(out: Path | None, audio: AudioInput) -> Iterator[Callable[[Float32]
         out.open("xb").close()
     except OSError as error:
         raise StorageError(f"cannot write {out}: {error.strerror}") from None
+    whole = False
     try:
         with soundfile.SoundFile(
             str(out), "w", samplerate=audio.rate, channels=audio.channels, format="WAV", subtype="FLOAT"
         ) as file:
             yield file.write
+        whole = not stop.is_set()
     except soundfile.SoundFileError as error:
         raise StorageError(f"cannot write {out}: {error}") from None
+    finally:
+        if not whole:
+            out.unlink(missing_ok=True)

@@ -65,7 +65,7 @@ class ExportedRecords:
             first, last = (at if not self.count else first), at
             self.count += 1
         if not self.count:
-            raise InputError(f"{path} holds no meter frame, event or alert")
+            raise InputError(f"{path} holds no meter frame, event or alert", remedy=_REMEDY)
         self.seconds = max(0.0, (last - first) / _NS)
         self.what = f"{path}: {self.count} meter frames, events and alerts over {self.seconds:.1f} s"
 
@@ -91,7 +91,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, int, str, bytes]]:
                 data = base64.b64decode(row["data"], validate=True)
                 yield str(row["kind"]), int(row["time_ns"]), str(row["subject"]), data
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
+        raise InputError(f"cannot read {path}: {error.strerror}", remedy=_REMEDY) from None
     except (KeyError, TypeError, ValueError):
         raise InputError(f"line {number} of {path} is no record of a journal", remedy=_REMEDY) from None
 

@@ -21,6 +21,7 @@ from stagebox_rack.modules.hosting.hosted import Faulted, HostDied, InsertState,
 Document = dict[str, Any]
 
 _LEVELS = ("debug", "info", "warning", "error")
+_NS = 1_000_000_000
 _BLOCK_US = 1_000_000 / BLOCKS_PER_SECOND
 
 
@@ -56,6 +57,7 @@ def document(candidate: Candidate, what: str, seconds: float, observed: Observed
         "records": {
             "count": observed.emitted,
             "outs": dict(observed.outs),
+            "per_s": round(observed.emitted / seconds, 2) if seconds else None,
             "limit_per_s": limits.records_per_s,
             "last": [
                 {"out": one.out, "start": one.start, "time_ns": one.time_ns, "data": _plain(one.data)}
@@ -92,12 +94,14 @@ def of_audio(
 def of_records(candidate: Candidate, records: RecordInput, observed: Observed) -> Document:
     """Return the document of a run on records, whose host tells sums and the most."""
     found = document(candidate, records.what, records.seconds, observed)
+    found["given_per_s"] = round(observed.offered / observed.wall_s, 1) if observed.wall_s else None
     status = observed.status
     if status is not None and status.blocks:
         budget = candidate.limits.fuel_per_block
         found["time_us"] = {
             "mean": round(status.time_ns / status.blocks / 1000, 2),
             "most": round(status.time_most_ns / 1000, 2),
+            "share": round(status.time_ns / _NS / records.seconds, 6) if records.seconds else None,
         }
         found["fuel"] = {
             "budget": budget,
@@ -173,7 +177,8 @@ def lines(found: Document) -> Iterable[str]:
 def _ran(found: Document) -> Iterable[str]:
     unit = "blocks" if "rate" in found else "records"
     speed = f", {found['speed']:g} × real time" if found["speed"] else ""
-    yield f"ran       {found['given']} {unit} in {found['wall_s']:.2f} s{speed}"
+    pace = f", {found['given_per_s']:,.0f} a second" if found.get("given_per_s") else ""
+    yield f"ran       {found['given']} {unit} in {found['wall_s']:.2f} s{speed}{pace}"
     time_us, fuel = found["time_us"], found["fuel"]
     if time_us and "median" in time_us:
         yield (
@@ -187,7 +192,8 @@ def _ran(found: Document) -> Iterable[str]:
         if found["late"]:
             yield f"late      {found['late']} blocks took longer than a rack waits: module or machine is too slow"
     elif time_us:
-        yield f"time      {time_us['mean']:g} µs a record in the mean, {time_us['most']:g} at most"
+        share = "" if time_us["share"] is None else f", {time_us['share']:.2%} of real time"
+        yield f"time      {time_us['mean']:g} µs a record in the mean, {time_us['most']:g} at most{share}"
         yield (
             f"fuel      {fuel['mean']:,} a record in the mean, {fuel['most']:,} at most, "
             f"{fuel['share']:.2%} of {fuel['budget']:,}"
@@ -198,19 +204,29 @@ def _said(found: Document) -> Iterable[str]:
     records = found["records"]
     if records["count"]:
         outs = ", ".join(f"{name} × {count}" for name, count in records["outs"].items())
-        yield f"records   {records['count']}: {outs}"
+        yield f"records   {records['count']}{_of_given(found)}: {outs}"
         for one in records["last"][-LIMITS.records_shown :]:
             at = f"{one['start'] / found['rate']:8.2f} s  " if "rate" in found else ""
             yield f"    {at}{one['out']}  {json.dumps(_short(one['data']), ensure_ascii=True)}"
         busiest = records.get("busiest_second", 0)
         if busiest > records["limit_per_s"]:
             yield f"    {busiest} IN ONE SECOND: a rack refuses what is over {records['limit_per_s']}"
+        elif (records["per_s"] or 0) > records["limit_per_s"]:
+            yield f"    {records['per_s']:g} A SECOND: a rack refuses what is over {records['limit_per_s']}"
     elif "emit" in found["granted"]:
         yield "records   none"
     if found["log"]["count"]:
         yield f"log       {found['log']['count']} line" + "s" * (found["log"]["count"] != 1)
         for line in found["log"]["last"][-LIMITS.lines_shown :]:
             yield f"    {line['level']}: {printable(line['text'])}"
+
+
+def _of_given(found: Document) -> str:
+    """Return what a run on records made of how many, and how many a second of what was recorded."""
+    if "given_per_s" not in found:
+        return ""
+    per_s = found["records"]["per_s"]
+    return f" out, {found['given']} in" + (f", {per_s:g} a second" if per_s is not None else "")
 
 
 def _wrong(found: Document) -> Iterable[str]:

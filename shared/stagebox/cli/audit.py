@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
 from stagebox.cli.admin.calls import IdentityOption, MixerOption, mixer_api
+from stagebox.cli.completion import one_of
 from stagebox.cli.lazy import LazyGroup
 from stagebox.cli.options import ConfigOption, JsonOption
+from stagebox.cli.progress import progress
 
 app = typer.Typer(
     cls=LazyGroup,
@@ -22,7 +21,6 @@ app = typer.Typer(
 )
 
 _FOLLOW_EVERY_S = 1.0
-_RESULTS = ("ok", "refused", "failed")
 _LIST_EXAMPLES = """
 [bold]Examples[/bold]
 
@@ -39,10 +37,6 @@ stagebox audit verify --identity ops
 
 stagebox audit verify --expect "$(cat head-of-last-month)"
 """
-
-
-def _results(incomplete: str) -> list[str]:
-    return [result for result in _RESULTS if result.startswith(incomplete)]
 
 
 @app.callback()
@@ -69,7 +63,7 @@ def list_rows(
             "--result",
             metavar="RESULT",
             help="Only ok, refused or failed ones.",
-            autocompletion=_results,
+            autocompletion=one_of("ok", "refused", "failed"),
         ),
     ] = "",
     since: Annotated[
@@ -134,9 +128,9 @@ def verify(
     from stagebox.cli.admin.rendering import echo_json, echo_lines
 
     head = Head.parse(expect) if expect is not None else None
-    with mixer_api(ctx, mixer, identity, config) as api, _progress(shown=not as_json) as progress:
+    with mixer_api(ctx, mixer, identity, config) as api, progress("verifying", quiet=as_json) as tell:
         try:
-            report = audit_rows.verify(api.audit, head, progress)
+            report = audit_rows.verify(api.audit, head, tell)
         except ChainBroken as error:
             if as_json:
                 echo_json({"ok": False, "seq": error.seq, "error": error.message})
@@ -145,17 +139,3 @@ def verify(
         echo_json(audit_rows.report_json(report))
     else:
         echo_lines(audit_rows.report_lines(report))
-
-
-@contextmanager
-def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """Show how far it is, on a terminal."""
-    if not (shown and sys.stderr.isatty()):
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("verifying", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -11,14 +11,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer.main import get_command
 
 from stagebox.cli.lazy import GROUP, LazyGroup
-from stagebox.cli.options import CONFIG_HELP, Invocation
+from stagebox.cli.options import ConfigOption, Invocation, LogFormatOption, LogLevelOption
 from stagebox.errors import StageboxError
 
 DEBUG_VARIABLE = "STAGEBOX_DEBUG"
@@ -58,11 +57,9 @@ def _print_versions(wanted: bool) -> None:
 @app.callback()
 def _root(
     ctx: typer.Context,
-    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help=CONFIG_HELP)] = None,
-    log_level: Annotated[
-        str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")
-    ] = None,
-    log_format: Annotated[str | None, typer.Option(metavar="FORMAT", help="auto, console or json.")] = None,
+    config: ConfigOption = None,
+    log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
     _version: Annotated[
         bool,
         typer.Option(

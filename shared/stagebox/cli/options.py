@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from stagebox.cli.completion import one_of
+
 if TYPE_CHECKING:
     from stagebox.config import SectionSettings
 
-CONFIG_HELP = "TOML file to read settings from (also STAGEBOX_CONFIG)."
-
-ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="FILE", help=CONFIG_HELP)]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="TOML file to read settings from (also STAGEBOX_CONFIG)."),
+]
 PrintConfigOption = Annotated[
     bool, typer.Option("--print-config", help="Show the effective settings and their origin, then stop.")
 ]
@@ -29,10 +32,22 @@ IdentityOption = Annotated[
     typer.Option("--identity", metavar="DIR", help="Directory of `keys gen-client` to connect as."),
 ]
 LogLevelOption = Annotated[
-    str | None, typer.Option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")
+    str | None,
+    typer.Option(
+        "--log-level",
+        metavar="LEVEL",
+        help="debug, info, warning or error.",
+        autocompletion=one_of("debug", "info", "warning", "error"),
+    ),
 ]
 LogFormatOption = Annotated[
-    str | None, typer.Option("--log-format", metavar="FORMAT", help="auto, console or json.")
+    str | None,
+    typer.Option(
+        "--log-format",
+        metavar="FORMAT",
+        help="auto, console or json.",
+        autocompletion=one_of("auto", "console", "json"),
+    ),
 ]
 
 SettingsT = TypeVar("SettingsT", bound="SectionSettings")

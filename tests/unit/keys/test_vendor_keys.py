@@ -180,6 +180,57 @@ def test_a_signature_has_a_bounded_life(tmp_path: Path, now: datetime, days: int
         sign_module(unsigned_module(), CLAIM, of(tmp_path / "acme")[0], now, days=days)
 
 
+DAY = 86_400 * 10**9
+
+
+def test_a_signature_ends_with_the_vendors_key_if_nobody_asks_for_less(tmp_path: Path, now: datetime) -> None:
+    generate_vendor(tmp_path / "acme", "acme", None, now, days=90)
+    key, root = of(tmp_path / "acme")
+    signed = believed(sign_module(unsigned_module(), CLAIM, key, now, root=root), root, now)
+    assert signed.statement.expires == root.not_after
+    shorter = believed(sign_module(unsigned_module(), CLAIM, key, now, days=89, root=root), root, now)
+    assert shorter.statement.expires - shorter.statement.issued == 89 * DAY
+
+
+def test_without_a_wish_a_signature_lasts_two_years_under_a_key_that_lasts_longer(
+    tmp_path: Path, now: datetime
+) -> None:
+    generate_vendor(tmp_path / "acme", "acme", None, now, days=3_000)
+    key, root = of(tmp_path / "acme")
+    for trusted in (root, None):
+        signed = believed(sign_module(unsigned_module(), CLAIM, key, now, root=trusted), root, now)
+        assert signed.statement.expires - signed.statement.issued == 730 * DAY
+
+
+@pytest.mark.parametrize(
+    ("later", "days", "remedy"),
+    [
+        (timedelta(), 91, "; or give at most --days 90"),
+        (timedelta(days=1, seconds=1), 90, "; or give at most --days 88"),
+        (timedelta(days=89, seconds=1), 1, "at the latest"),
+    ],
+)
+def test_a_signature_that_would_outlive_the_vendors_key_is_refused_with_both_dates(
+    tmp_path: Path, now: datetime, later: timedelta, days: int, remedy: str
+) -> None:
+    generate_vendor(tmp_path / "acme", "acme", None, now, days=90)
+    key, root = of(tmp_path / "acme")
+    with pytest.raises(InputError) as refused:
+        sign_module(unsigned_module(), CLAIM, key, now + later, days=days, root=root)
+    assert f"would end {(now + later + timedelta(days=days)).isoformat()}" in refused.value.message
+    assert f"'acme', which ends {(now + timedelta(days=90)).isoformat()}" in refused.value.message
+    assert refused.value.remedy is not None
+    assert refused.value.remedy.endswith(remedy)
+
+
+@pytest.mark.parametrize("later", [timedelta(days=-1), timedelta(days=90)])
+def test_a_key_out_of_its_time_signs_nothing(tmp_path: Path, now: datetime, later: timedelta) -> None:
+    generate_vendor(tmp_path / "acme", "acme", None, now, days=90)
+    key, root = of(tmp_path / "acme")
+    with pytest.raises(InputError, match=f"until {(now + timedelta(days=90)):%Y-%m-%d}"):
+        sign_module(unsigned_module(), CLAIM, key, now + later, root=root)
+
+
 def test_a_module_that_needs_more_than_it_claims_is_not_signed(tmp_path: Path, now: datetime) -> None:
     generate_vendor(tmp_path / "acme", "acme", None, now)
     telemetry = Claim("acme", "acme-gain", "1.0.0", (Capability.TELEMETRY,))

@@ -6,17 +6,8 @@ from typing import Annotated
 
 import typer
 
-from stagebox.cli.admin.calls import (
-    IdentityOption,
-    MixerOption,
-    ReasonOption,
-    YesOption,
-    confirm,
-    machine_id,
-    mixer_api,
-)
-from stagebox.cli.admin.rendering import echo_json, echo_lines, table_lines, utc
-from stagebox.cli.options import ConfigOption, JsonOption
+from stagebox.cli.admin.calls import Call, ReasonOption, YesOption, confirm, machine_id, mixer_command
+from stagebox.cli.admin.rendering import table_lines, utc
 
 app = typer.Typer()
 
@@ -53,8 +44,9 @@ stagebox admin racks denied --identity ops
 
 
 @app.command("deny", epilog=_DENY_EXAMPLES)
+@mixer_command
 def deny(
-    ctx: typer.Context,
+    call: Call,
     reason: Annotated[
         str, typer.Option("--reason", metavar="TEXT", help="Why; it is kept beside the ban and in the audit.")
     ],
@@ -62,71 +54,39 @@ def deny(
     machine: MachineOption = None,
     certificate: CertificateOption = None,
     yes: YesOption = False,
-    mixer: MixerOption = None,
-    identity: IdentityOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Ban a rack, a machine or a certificate everywhere at once, until it is cleared."""
     kind, value = banned(name, machine, certificate)
-    with mixer_api(ctx, mixer, identity, config) as api:
+    with call.api() as api:
         confirm(f"Deny {kind} {value}? What it has connected is dropped at once.", yes=yes)
         answer = api.deny(kind, value, reason)
-    if as_json:
-        echo_json(answer)
-        return
-    echo_lines(deny_lines(answer))
+    call.show(answer, lambda: deny_lines(answer))
 
 
 @app.command("clear", epilog=_CLEAR_EXAMPLES)
+@mixer_command
 def clear(
-    ctx: typer.Context,
+    call: Call,
     name: NameArgument = None,
     machine: MachineOption = None,
     certificate: CertificateOption = None,
     reason: ReasonOption = "",
-    mixer: MixerOption = None,
-    identity: IdentityOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Lift a ban."""
     kind, value = banned(name, machine, certificate)
-    with mixer_api(ctx, mixer, identity, config) as api:
+    with call.api() as api:
         answer = api.clear(kind, value, reason)
-    if as_json:
-        echo_json(answer)
-        return
-    echo_lines([f"cleared: {kind} {value} is no longer denied (deny list {answer.get('epoch')})"])
+    epoch = answer.get("epoch")
+    call.show(answer, lambda: [f"cleared: {kind} {value} is no longer denied (deny list {epoch})"])
 
 
 @app.command("denied", epilog=_DENIED_EXAMPLES)
-def denied(
-    ctx: typer.Context,
-    mixer: MixerOption = None,
-    identity: IdentityOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@mixer_command
+def denied(call: Call) -> None:
     """List who is banned, since when, by whom and why."""
-    with mixer_api(ctx, mixer, identity, config) as api:
+    with call.api() as api:
         answer = api.denied()
-    if as_json:
-        echo_json(answer)
-        return
-    found = answer.get("denied")
-    bans = [ban for ban in found if isinstance(ban, dict)] if isinstance(found, list) else []
-    if not bans:
-        echo_lines([f"nobody is denied (deny list {answer.get('epoch')})"])
-        return
-    rows = [
-        (
-            utc(ban.get("since_ns")),
-            *(str(ban.get(field, "")) for field in ("kind", "value", "actor", "reason")),
-        )
-        for ban in bans
-    ]
-    echo_lines(table_lines(("SINCE", "KIND", "VALUE", "BY", "REASON"), rows))
+    call.show(answer, lambda: denied_lines(answer))
 
 
 def banned(name: str | None, machine: str | None, certificate: str | None) -> tuple[str, str]:
@@ -154,6 +114,22 @@ def banned(name: str | None, machine: str | None, certificate: str | None) -> tu
         )
     denylist.denied(*named[0])
     return named[0]
+
+
+def denied_lines(answer: dict[str, object]) -> list[str]:
+    """Return one line a ban."""
+    found = answer.get("denied")
+    bans = [ban for ban in found if isinstance(ban, dict)] if isinstance(found, list) else []
+    if not bans:
+        return [f"nobody is denied (deny list {answer.get('epoch')})"]
+    rows = [
+        (
+            utc(ban.get("since_ns")),
+            *(str(ban.get(field, "")) for field in ("kind", "value", "actor", "reason")),
+        )
+        for ban in bans
+    ]
+    return table_lines(("SINCE", "KIND", "VALUE", "BY", "REASON"), rows)
 
 
 def deny_lines(answer: dict[str, object]) -> list[str]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate
 
 import typer
 
+from stagebox.cli.options import ConfigOption, JsonOption
+
 if TYPE_CHECKING:
-    from stagebox.mixer_api import MixerApi
+    from stagebox.mixer_modules import ModulesApi
 
 MixerOption = Annotated[
     str | None, typer.Option("--mixer", metavar="URL", help="Base URL of the mixer's API.")
@@ -27,10 +32,55 @@ ReasonOption = Annotated[
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
+@dataclass(frozen=True)
+class Call:
+    """How a command was called: the options of :func:`mixer_command`, and what they are for."""
+
+    ctx: typer.Context
+    mixer: MixerOption = None
+    identity: IdentityOption = None
+    config: ConfigOption = None
+    as_json: JsonOption = False
+
+    def api(self) -> AbstractContextManager[ModulesApi]:
+        """Open the mixer's API.
+
+        Raises:
+            StageboxError: a setting is wrong, or the mixer refuses or cannot be reached.
+        """
+        return mixer_api(self.ctx, self.mixer, self.identity, self.config)
+
+    def show(self, answer: object, lines: Callable[[], Sequence[str]]) -> None:
+        """Write what the mixer answered: as JSON for a program, or as ``lines`` for a person."""
+        from stagebox.cli.admin.rendering import echo_json, echo_lines
+
+        if self.as_json:
+            echo_json(answer)
+        else:
+            echo_lines(lines())
+
+
+def mixer_command(command: Callable[Concatenate[Call, ...], None]) -> Callable[..., None]:
+    """Give a command the options by which it speaks to a mixer, after its own; it is handed them as a :class:`Call`."""
+    shared = inspect.signature(Call, eval_str=True).parameters
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        call = Call(**{name: given.pop(name) for name in shared})
+        command(call, **given)
+
+    ctx, *options = shared.values()
+    # What Typer makes the options of.
+    vars(run)["__signature__"] = inspect.Signature([ctx, *own, *options])
+    run.__annotations__ = {}
+    return run
+
+
 @contextmanager
 def mixer_api(
     ctx: typer.Context, mixer: str | None, identity: Path | None, config: Path | None
-) -> Iterator[MixerApi]:
+) -> Iterator[ModulesApi]:
     """Load the client settings and open the API with them.
 
     Raises:
@@ -38,10 +88,10 @@ def mixer_api(
     """
     from stagebox.cli.options import settings_for
     from stagebox.config.client import ClientSettings
-    from stagebox.mixer_api import MixerApi
+    from stagebox.mixer_modules import ModulesApi
 
     settings = settings_for(ctx, ClientSettings, {"mixer": mixer, "identity": identity}, config=config)
-    with MixerApi(settings.mixer, settings.identity) as api:
+    with ModulesApi(settings.mixer, settings.identity) as api:
         yield api
 
 

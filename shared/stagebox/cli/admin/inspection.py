@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
 
-from stagebox.cli.admin.calls import IdentityOption, MixerOption, RackArgument, mixer_api
+from stagebox.cli.admin.calls import Call, RackArgument, mixer_command
 from stagebox.cli.admin.heartbeat import heartbeat_lines, presence_text
-from stagebox.cli.admin.rendering import (
-    echo_json,
-    echo_lines,
-    rack_lines,
-    rack_notes,
-    table_lines,
-    time_of,
-)
-from stagebox.cli.options import ConfigOption, JsonOption
+from stagebox.cli.admin.rendering import rack_lines, rack_notes, table_lines, time_of
+from stagebox.cli.completion import one_of
 
 app = typer.Typer()
 
@@ -40,29 +34,29 @@ stagebox admin racks check stage-left --identity ops
 
 
 @app.command("list", epilog=_LIST_EXAMPLES)
+@mixer_command
 def list_racks(
-    ctx: typer.Context,
+    call: Call,
     status: Annotated[
         str | None,
         typer.Option(
-            "--status", metavar="STATUS", help="Only pending, active, suspended, denied or removed ones."
+            "--status",
+            metavar="STATUS",
+            help="Only pending, active, suspended, denied or removed ones.",
+            autocompletion=one_of("pending", "active", "suspended", "denied", "removed"),
         ),
     ] = None,
-    mixer: MixerOption = None,
-    identity: IdentityOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """List the registered racks."""
-    with mixer_api(ctx, mixer, identity, config) as api:
+    with call.api() as api:
         racks = api.racks(status)
-    if as_json:
-        echo_json(racks)
-        return
+    call.show(racks, lambda: _table(racks, status))
+
+
+def _table(racks: Sequence[Mapping[str, object]], status: str | None) -> list[str]:
     if not racks:
         what = "registered; make a token with `stagebox admin token create`" if status is None else status
-        echo_lines([f"no rack is {what}"])
-        return
+        return [f"no rack is {what}"]
     rows = [
         (
             *(str(rack.get(field, "")) for field in ("name", "tenant", "status")),
@@ -73,55 +67,44 @@ def list_racks(
         )
         for rack in racks
     ]
-    echo_lines(
-        table_lines(("NAME", "TENANT", "STATUS", "PRESENCE", "MACHINE", "CERTIFICATE UNTIL", "NOTE"), rows)
-    )
+    return table_lines(("NAME", "TENANT", "STATUS", "PRESENCE", "MACHINE", "CERTIFICATE UNTIL", "NOTE"), rows)
 
 
 @app.command("show", epilog=_SHOW_EXAMPLES)
+@mixer_command
 def show(
-    ctx: typer.Context,
+    call: Call,
     name: RackArgument,
-    mixer: MixerOption = None,
-    identity: IdentityOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Show one rack: its identity, its journals, whether it is there, and what it said last of itself."""
-    with mixer_api(ctx, mixer, identity, config) as api:
+    with call.api() as api:
         rack = api.rack(name)
-    if as_json:
-        echo_json(rack)
-        return
+    call.show(rack, lambda: _everything(rack))
+
+
+def _everything(rack: dict[str, object]) -> list[str]:
     heartbeat, presence = rack.pop("heartbeat", None), rack.pop("presence", None)
     lines = rack_lines(rack)
     if presence is not None:
         lines.append(f"presence  {presence_text(presence)}")
-    echo_lines(lines + (heartbeat_lines(heartbeat) if isinstance(heartbeat, dict) else []))
+    return lines + (heartbeat_lines(heartbeat) if isinstance(heartbeat, dict) else [])
 
 
 @app.command("check", epilog=_CHECK_EXAMPLES)
+@mixer_command
 def check(
-    ctx: typer.Context,
+    call: Call,
     name: RackArgument,
-    mixer: MixerOption = None,
-    identity: IdentityOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Send a rack a signed command and verify its signed answer: proof of which box is talking."""
-    with mixer_api(ctx, mixer, identity, config) as api:
+    with call.api() as api:
         ack = api.check(name)
     done = ack.get("result") == "done"
-    if as_json:
-        echo_json(ack)
-    else:
-        outcome = "" if done else f", but {ack.get('result')}: {ack.get('reason')}"
-        echo_lines(
-            [
-                f"{ack.get('rack')} has answered command {ack.get('seq')} after {ack.get('round_trip_ms')} ms, "
-                f"signed by its identity key{outcome}"
-            ]
-        )
+    outcome = "" if done else f", but {ack.get('result')}: {ack.get('reason')}"
+    answered = (
+        f"{ack.get('rack')} has answered command {ack.get('seq')} after {ack.get('round_trip_ms')} ms, "
+        f"signed by its identity key{outcome}"
+    )
+    call.show(ack, lambda: [answered])
     if not done:
         raise typer.Exit(1)

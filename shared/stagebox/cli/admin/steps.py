@@ -7,17 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from stagebox.cli.admin.calls import (
-    IdentityOption,
-    MixerOption,
-    RackArgument,
-    ReasonOption,
-    YesOption,
-    confirm,
-    mixer_api,
-)
-from stagebox.cli.admin.rendering import echo_json, echo_lines, rack_lines
-from stagebox.cli.options import ConfigOption, JsonOption
+from stagebox.cli.admin.calls import Call, RackArgument, ReasonOption, YesOption, confirm, mixer_command
+from stagebox.cli.admin.rendering import rack_lines
 
 if TYPE_CHECKING:
     from stagebox.mixer_api import MixerApi
@@ -37,17 +28,15 @@ def _step(
     """Add one command that changes a rack's standing and shows the rack as it is then."""
 
     @app.command(command, help=text, epilog=_EXAMPLES.format(command=f"{command} {example}"))
+    @mixer_command
     def step(
-        ctx: typer.Context,
+        call: Call,
         name: RackArgument,
         reason: ReasonOption = "",
-        mixer: MixerOption = None,
-        identity: IdentityOption = None,
-        config: ConfigOption = None,
-        as_json: JsonOption = False,
     ) -> None:
-        with mixer_api(ctx, mixer, identity, config) as api:
-            _echo(take(api, name, reason), as_json)
+        with call.api() as api:
+            rack = take(api, name, reason)
+        call.show(rack, lambda: rack_lines(rack))
 
 
 _step(
@@ -77,30 +66,17 @@ _step(
 
 
 @app.command("remove", epilog=_EXAMPLES.format(command='remove stage-left --reason "sold"'))
+@mixer_command
 def remove(
-    ctx: typer.Context,
+    call: Call,
     name: RackArgument,
     reason: ReasonOption = "",
     yes: YesOption = False,
-    mixer: MixerOption = None,
-    identity: IdentityOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Take a rack out of the registry (it may enroll again; to shut it out, deny it)."""
-    with mixer_api(ctx, mixer, identity, config) as api:
+    with call.api() as api:
         confirm(
             f"Remove rack {name}? Its key, certificate and passport are worth nothing from then on.", yes=yes
         )
         removed = api.remove(name, reason)
-    if as_json:
-        echo_json(removed)
-        return
-    echo_lines([f"rack {name} is removed; with a new token it can enroll again"])
-
-
-def _echo(rack: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        echo_json(rack)
-    else:
-        echo_lines(rack_lines(rack))
+    call.show(removed, lambda: [f"rack {name} is removed; with a new token it can enroll again"])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
 
-from stagebox.cli.admin.calls import IdentityOption, MixerOption, machine_id, mixer_api
-from stagebox.cli.admin.rendering import echo_json, echo_lines, table_lines, time_of
-from stagebox.cli.options import ConfigOption, JsonOption
+from stagebox.cli.admin.calls import Call, machine_id, mixer_command
+from stagebox.cli.admin.rendering import table_lines, time_of
 
 app = typer.Typer(help="One-time enrollment tokens.", no_args_is_help=True)
 
@@ -37,8 +37,9 @@ def _group() -> None:
 
 
 @app.command("create", epilog=_CREATE_EXAMPLES)
+@mixer_command
 def create(
-    ctx: typer.Context,
+    call: Call,
     rack: Annotated[str, typer.Option("--rack", metavar="NAME", help="The rack the token is for.")],
     ttl: Annotated[
         str, typer.Option("--ttl", metavar="DURATION", help="How long it can be used, at most 24h.")
@@ -47,10 +48,6 @@ def create(
         str | None,
         typer.Option("--machine-id", metavar="HEX", help="Accept only the machine with this id."),
     ] = None,
-    mixer: MixerOption = None,
-    identity: IdentityOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Make a one-time token with which one rack can enroll; it is shown this once."""
     from stagebox.cli.durations import seconds
@@ -59,13 +56,11 @@ def create(
     check_name("rack", rack)
     ttl_s = seconds(ttl, "--ttl")
     bound = machine_id(machine) if machine is not None else None
-    with mixer_api(ctx, mixer, identity, config) as api:
+    with call.api() as api:
         made = api.create_token(rack, ttl_s, bound)
-    if as_json:
-        echo_json(made)
-        return
-    echo_lines(
-        [
+    call.show(
+        made,
+        lambda: [
             f"token    {made.get('token')}",
             f"rack     {made.get('rack')}",
             f"expires  {time_of(made, 'expires_at')}",
@@ -74,27 +69,22 @@ def create(
             "The token is not shown again. On the rack:",
             f"  stagebox admin enroll --mixer {made.get('mixer')} --token {made.get('token')} "
             f"--ca-pin {made.get('ca_pin')} --state-dir /var/lib/stagebox",
-        ]
+        ],
     )
 
 
 @app.command("list", epilog=_LIST_EXAMPLES)
-def list_tokens(
-    ctx: typer.Context,
-    mixer: MixerOption = None,
-    identity: IdentityOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@mixer_command
+def list_tokens(call: Call) -> None:
     """List the tokens that were made; the tokens themselves are known to nobody."""
-    with mixer_api(ctx, mixer, identity, config) as api:
+    with call.api() as api:
         tokens = api.tokens()
-    if as_json:
-        echo_json(tokens)
-        return
+    call.show(tokens, lambda: _table(tokens))
+
+
+def _table(tokens: Sequence[Mapping[str, object]]) -> list[str]:
     if not tokens:
-        typer.echo("there is no token; make one with `stagebox admin token create`")
-        return
+        return ["there is no token; make one with `stagebox admin token create`"]
     rows = [
         (
             *(str(token.get(field) or "any") for field in ("id", "rack", "state", "machine_id")),
@@ -103,24 +93,18 @@ def list_tokens(
         )
         for token in tokens
     ]
-    echo_lines(table_lines(("ID", "RACK", "STATE", "MACHINE", "EXPIRES", "MADE BY"), rows))
+    return table_lines(("ID", "RACK", "STATE", "MACHINE", "EXPIRES", "MADE BY"), rows)
 
 
 @app.command("revoke", epilog=_REVOKE_EXAMPLES)
+@mixer_command
 def revoke(
-    ctx: typer.Context,
+    call: Call,
     token_id: Annotated[
         str, typer.Argument(metavar="ID", help="The token's id, from `token list`; not the token.")
     ],
-    mixer: MixerOption = None,
-    identity: IdentityOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Revoke a token that was not used yet."""
-    with mixer_api(ctx, mixer, identity, config) as api:
+    with call.api() as api:
         revoked = api.revoke_token(token_id)
-    if as_json:
-        echo_json(revoked)
-        return
-    echo_lines([f"the token {revoked.get('id')} for rack {revoked.get('rack')} is revoked"])
+    call.show(revoked, lambda: [f"the token {revoked.get('id')} for rack {revoked.get('rack')} is revoked"])

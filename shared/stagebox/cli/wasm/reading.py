@@ -14,6 +14,13 @@ from stagebox.modules.manifest import FILE_NAME, Manifest
 from stagebox.modules.vendor_root import VendorRoot
 from stagebox.modules.vendor_root import parse as parse_root
 
+_WANTED = {
+    "module": "name a .wasm file: `stagebox wasm build` makes one",
+    "manifest": f"write a {FILE_NAME} as `stagebox wasm new` does",
+    "vendor root": "name the vendor.toml that `stagebox keys gen-vendor` made",
+}
+"""What to do about a file that is not of the kind that is read."""
+
 
 def read_module(path: Path) -> bytes:
     """Return the bytes of a module file, whatever they are.
@@ -30,6 +37,10 @@ def read_manifest(directory: Path) -> Manifest:
     Raises:
         InputError: there is none, or it is wrong.
     """
+    if directory.is_file():
+        raise InputError(
+            f"{directory} is a file, not the directory of a {FILE_NAME}", remedy=f"name {directory.parent}"
+        )
     path = directory / FILE_NAME
     if not path.exists():
         raise InputError(f"there is no {path}", remedy="`stagebox wasm new` writes one beside its starter")
@@ -57,7 +68,11 @@ def read_vendor_root(path: Path) -> VendorRoot:
     Raises:
         InputError: it cannot be read, or is none.
     """
-    return parse_root(_text(path, FORMAT.max_vendor_root_bytes, "vendor root"), str(path))
+    text = _text(path, FORMAT.max_vendor_root_bytes, "vendor root")
+    try:
+        return parse_root(text, str(path))
+    except InputError as error:
+        raise InputError(error.message, remedy=error.remedy or _WANTED["vendor root"]) from None
 
 
 @contextmanager
@@ -75,7 +90,7 @@ def _text(path: Path, most: int, what: str) -> str:
     try:
         return _read(path, most, what).decode("utf-8")
     except UnicodeDecodeError:
-        raise InputError(f"the {what} {path} is not UTF-8 text") from None
+        raise InputError(f"the {what} {path} is not UTF-8 text", remedy=_WANTED[what]) from None
 
 
 def _read(path: Path, most: int, what: str) -> bytes:
@@ -83,7 +98,7 @@ def _read(path: Path, most: int, what: str) -> bytes:
         with path.open("rb") as stream:
             data = stream.read(most + 1)
     except OSError as error:
-        raise InputError(f"cannot read the {what} {path}: {error.strerror}") from None
+        raise InputError(f"cannot read the {what} {path}: {error.strerror}", remedy=_WANTED[what]) from None
     if len(data) > most:
-        raise InputError(f"the {what} {path} is larger than {most} bytes")
+        raise InputError(f"the {what} {path} is larger than {most} bytes", remedy=_WANTED[what])
     return data

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from stagebox.cli.admin.calls import IdentityOption, MixerOption, ReasonOption
-from stagebox.cli.options import ConfigOption, JsonOption
-from stagebox.cli.wasm.remote_calls import ModuleArgument, modules_api, named
+from stagebox.cli.admin.calls import Call, ReasonOption, mixer_command
+from stagebox.cli.completion import one_of
+from stagebox.cli.wasm.remote_calls import ModuleArgument, named
 
 app = typer.Typer()
 
@@ -18,7 +18,13 @@ RackOption = Annotated[
     typer.Option("--rack", metavar="PATTERN", help="A rack, or a pattern such as 'stage-*'; repeatable."),
 ]
 PointOption = Annotated[
-    str, typer.Option("--point", metavar="POINT", help="meters, monitor, tap or telemetry.")
+    str,
+    typer.Option(
+        "--point",
+        metavar="POINT",
+        help="meters, monitor, tap or telemetry.",
+        autocompletion=one_of("meters", "monitor", "tap", "telemetry"),
+    ),
 ]
 SourceOption = Annotated[
     str, typer.Option("--source", metavar="NAME", help="The source; may be left out for telemetry only.")
@@ -54,8 +60,9 @@ stagebox wasm unassign acme-gain-1f0c9b2a --reason "the tour is over"
 
 
 @app.command("assign", epilog=_ASSIGN)
+@mixer_command
 def assign(
-    ctx: typer.Context,
+    call: Call,
     module: ModuleArgument,
     rack: RackOption,
     point: PointOption,
@@ -65,13 +72,8 @@ def assign(
     percent: PercentOption = 100,
     assignment: IdOption = None,
     reason: ReasonOption = "",
-    mixer: MixerOption = None,
-    identity: IdentityOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Run a module at one place of some racks; connected ones begin at once."""
-    from stagebox.cli.admin.rendering import echo_json, echo_lines
     from stagebox.cli.wasm.remote_view import assigned_lines
     from stagebox.mixer_modules import WantedAssignment
 
@@ -81,35 +83,26 @@ def assign(
         params=values(param or []), percent=percent, id=assignment, reason=reason,
     )  # fmt: skip
     check_place(point, source, bus)
-    with modules_api(ctx, mixer, identity, config) as api:
+    with call.api() as api:
         made = api.assign(wanted)
-    if as_json:
-        echo_json(made)
-    else:
-        echo_lines(assigned_lines(made))
+    call.show(made, lambda: assigned_lines(made))
 
 
 @app.command("unassign", epilog=_UNASSIGN)
+@mixer_command
 def unassign(
-    ctx: typer.Context,
+    call: Call,
     assignment: Annotated[str, typer.Argument(metavar="ID", help="The assignment, see `wasm list`.")],
     reason: ReasonOption = "",
-    mixer: MixerOption = None,
-    identity: IdentityOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Remove an assignment; racks stop what they ran by it."""
-    from stagebox.cli.admin.rendering import echo_json, echo_lines
     from stagebox.identity import check_name
 
     check_name("assignment", assignment)
-    with modules_api(ctx, mixer, identity, config) as api:
+    with call.api() as api:
         answer = api.unassign(assignment, reason)
-    if as_json:
-        echo_json(answer)
-        return
-    echo_lines([f"{answer.get('id')} is removed; connected racks stop it now, the others when they connect"])
+    removed = f"{answer.get('id')} is removed; connected racks stop it now, the others when they connect"
+    call.show(answer, lambda: [removed])
 
 
 def check_place(point: str, source: str, bus: str) -> None:

@@ -11,6 +11,30 @@ from stagebox.cli.admin.rendering import field_lines, table_lines, utc
 Fields = Mapping[str, Any]
 
 
+def list_lines(modules: Sequence[Fields], assignments: Sequence[Fields]) -> list[str]:
+    """Return every module, and where it is assigned."""
+    if not modules:
+        return ["no module is imported; import one with `stagebox wasm import`"]
+    table = assignment_table(assignments, revoked_of(modules))
+    return [*module_table(modules), "", *(table if assignments else ["none of them is assigned"])]
+
+
+def show_lines(
+    versions: Sequence[Fields],
+    assignments: Sequence[Fields],
+    racks: Mapping[str, Fields],
+    revoked: Collection[str],
+) -> list[str]:
+    """Return everything about versions of a module, and what those of its ``racks`` that were asked for said of it."""
+    lines = [line for item in versions for line in (*module_lines(item), "")]
+    if not assignments:
+        return [*lines, "it is not assigned"]
+    lines += [*assignment_table(assignments, revoked), *where_lines(assignments, racks)]
+    if (more := len(racks_on(assignments)) - len(racks)) > 0:
+        lines.append(f"and {more} more racks: stagebox admin racks show RACK")
+    return lines
+
+
 def module_table(modules: Sequence[Fields]) -> list[str]:
     """Return one line a version."""
     rows = [
@@ -138,6 +162,8 @@ def module_lines(module: Fields) -> list[str]:
 
 def vendor_table(vendors: Sequence[Fields]) -> list[str]:
     """Return one line a file of the mixer's directory."""
+    if not vendors:
+        return ["no vendor is trusted: put a vendor's vendor.toml into wasm/keys of the mixer's data"]
     rows = [
         (
             str(vendor.get("owner") or ""),

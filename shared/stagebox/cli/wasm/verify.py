@@ -27,6 +27,8 @@ stagebox wasm verify acme-gain.signed.wasm --vendor acme/vendor.toml
 stagebox wasm verify acme-gain.wasm --cluster-key cluster/cluster.pub --cluster flux-prod
 """
 
+_WHOM = "give --vendor vendor.toml, or --cluster-key cluster.pub and --cluster NAME"
+
 
 def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A signed or countersigned module.")],
@@ -59,11 +61,14 @@ def verify(
                     facts = _by_vendor(data, vendor)
                 case None, Path(), str():
                     facts = _by_cluster(data, cluster_key, cluster)
-                case _:
+                case None, None, None:
+                    raise ConfigError("it is not said whom to trust", remedy=_WHOM)
+                case Path(), _, _:
                     raise ConfigError(
-                        "it is not said whom to trust",
-                        remedy="give --vendor vendor.toml, or --cluster-key cluster.pub and --cluster NAME",
+                        "--vendor and --cluster-key or --cluster contradict each other", remedy=_WHOM
                     )
+                case _:
+                    raise ConfigError("--cluster-key and --cluster need each other", remedy=_WHOM)
     except ModuleError as error:
         if as_json:
             refused = {"file": str(file), "verified": False, "code": error.code, "error": error.message}

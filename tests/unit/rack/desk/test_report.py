@@ -82,9 +82,41 @@ def test_a_clean_run_shows_time_fuel_and_levels(candidate: Candidate) -> None:
 
 def test_a_run_on_records_has_means(candidate: Candidate) -> None:
     found = of_records(candidate, MeasuredAudio(MadeSignal(5.0)), ran())
-    assert found["time_us"] == {"mean": 10.0, "most": 50.0}
+    assert found["time_us"] == {"mean": 10.0, "most": 50.0, "share": 0.0002}
     assert found["fuel"]["mean"] == 1_010
-    assert "1,010 a record in the mean, 2,000 at most, 0.02% of 10,000,000" in text(found)
+    shown = text(found)
+    assert "10 µs a record in the mean, 50 at most, 0.02% of real time" in shown
+    assert "1,010 a record in the mean, 2,000 at most, 0.02% of 10,000,000" in shown
+
+
+def test_a_run_on_records_shows_how_many_went_in_and_came_out_and_how_fast(candidate: Candidate) -> None:
+    observed = ran()
+    for number in range(10):
+        observed.take(Emitted(**WHERE, out="leq", data={}, start=0, time_ns=number))
+    found = of_records(candidate, MeasuredAudio(MadeSignal(5.0)), observed)
+    assert (found["given"], found["given_per_s"], found["records"]["per_s"]) == (100, 200.0, 2.0)
+    shown = text(found)
+    assert "ran       100 records in 0.50 s, 10 × real time, 200 a second" in shown
+    assert "records   10 out, 100 in, 2 a second: leq × 10" in shown
+    assert "refuses" not in shown
+
+
+def test_a_telemetry_module_that_says_more_than_a_rack_takes_is_told(candidate: Candidate) -> None:
+    observed = ran()
+    observed.emitted = 101
+    found = of_records(candidate, MeasuredAudio(MadeSignal(5.0)), observed)
+    assert found["records"]["limit_per_s"] == 20
+    assert "20.2 A SECOND: a rack refuses what is over 20" in text(found)
+
+
+def test_records_without_a_duration_have_no_rate(candidate: Candidate) -> None:
+    records = MeasuredAudio(MadeSignal(5.0))
+    records.seconds = 0.0
+    observed = ran()
+    observed.take(Emitted(**WHERE, out="leq", data={}, start=0, time_ns=0))
+    found = of_records(candidate, records, observed)
+    assert (found["records"]["per_s"], found["time_us"]["share"]) == (None, None)
+    assert "records   1 out, 100 in: leq × 1" in text(found)
 
 
 def test_what_a_module_says_is_counted_and_its_last_is_shown(candidate: Candidate) -> None:

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from stagebox.cli.wasm.remote_view import assigned_lines, assignment_table, note, revoked_of, where_lines
+from stagebox.cli.wasm.remote_view import (
+    assigned_lines,
+    assignment_table,
+    list_lines,
+    note,
+    revoked_of,
+    show_lines,
+    vendor_table,
+    where_lines,
+)
 
 
 def assignment(**changes: Any) -> dict[str, Any]:
@@ -68,3 +77,30 @@ def test_where_a_module_runs_is_what_each_rack_said_last() -> None:
     assert lines[4].endswith("not there")
     assert "heard 1 min 1 s ago" in lines[4]
     assert where_lines([assignment()], {}) == []
+
+
+def test_a_list_has_the_modules_and_where_they_are() -> None:
+    gain = {"name": "gain", "version": "2.0.0", "revoked": True}
+    assert list_lines([], []) == ["no module is imported; import one with `stagebox wasm import`"]
+    assert list_lines([gain], [])[-2:] == ["", "none of them is assigned"]
+    header, module, gap, _, eq = list_lines([gain], [assignment()])
+    assert (header.split()[0], module.split()[0], gap) == ("MODULE", "gain", "")
+    assert eq.endswith("2.0.0 is revoked, it runs nowhere")
+
+
+def test_a_module_shows_the_racks_that_were_asked_and_how_many_were_not() -> None:
+    gain = {"name": "gain", "version": "2.0.0"}
+    assert show_lines([gain], [], {}, ())[-2:] == ["", "it is not assigned"]
+    lines = show_lines([gain], [assignment()], {"left": {}}, REVOKED)
+    assert "as the racks said last" in lines
+    assert lines[-2].startswith("left")
+    assert lines[-1] == "and 1 more racks: stagebox admin racks show RACK"
+    assert not any(
+        "more racks" in line for line in show_lines([gain], [assignment()], {"left": {}, "right": {}}, ())
+    )
+
+
+def test_a_mixer_without_vendors_says_where_they_go() -> None:
+    assert vendor_table([]) == [
+        "no vendor is trusted: put a vendor's vendor.toml into wasm/keys of the mixer's data"
+    ]
