@@ -164,6 +164,56 @@ async def test_a_host_call_costs_what_it_takes_so_a_loop_of_them_ends() -> None:
         assert time.monotonic() - begun < 0.2, "10 million instructions' worth, not 10 million calls"
 
 
+CALLS = {
+    "log": ("(call $log (i32.const 0) (i32.const 0) (i32.const 0))", "(param i32 i32 i32)"),
+    "emit": (
+        "(drop (call $emit (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)))",
+        "(param i32 i32 i32 i32) (result i32)",
+    ),
+    "now": ("(drop (call $now))", "(result i64)"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(("many", "affordable"), [(100, False), (4, True)])
+async def test_a_row_of_host_calls_without_a_loop_is_paid_for_like_any_other(
+    name: str, many: int, affordable: bool
+) -> None:
+    # The engine looks at the fuel in loops and where a function begins; here is neither.
+    call, type_ = CALLS[name]
+    wat = module_wat(
+        f"{call * many} (return (local.get $frames))",
+        imports=f'(import "stagebox" "{name}" (func ${name} {type_}))',
+    )
+    async with module_stage() as stage:
+        chain = await stage.chain(placed(wat, granted=ALL, limits=ModuleLimits(fuel_per_block=100_000)))
+        await play(chain, ones())
+        if affordable:
+            assert not stage.of(OverBudget)
+            assert chain.counters.bypassed == 0
+            return
+        over = await stage.event(OverBudget)
+        assert (over.code, over.strikes) == ("out_of_fuel", 1)
+        assert "process: what is left does not pay for a call of the host" in over.reason
+        broken = module_wat(fields="(func $begin unreachable) (start $begin)")
+        await stage.chain(placed(broken, insert="other"), name="other")
+        assert (await stage.event(Stopped)).code == "unreachable", "each is blamed for its own"
+
+
+@pytest.mark.parametrize("where", ["start", "init"])
+async def test_a_row_of_host_calls_at_the_start_is_paid_for_too(where: str) -> None:
+    row, imports = "(drop (call $now))" * 60_000, '(import "stagebox" "now" (func $now (result i64)))'
+    if where == "init":
+        wat = module_wat(imports=imports, init=f"{row} (i32.const 0)")
+    else:
+        wat = module_wat(imports=imports, fields=f"(func $begin {row}) (start $begin)")
+    async with module_stage() as stage:
+        await stage.chain(placed(wat, granted=ALL))
+        stopped = await stage.event(Stopped)
+        assert stopped.code == "out_of_fuel"
+        assert f"{where}: what is left does not pay for a call of the host" in stopped.reason
+
+
 async def test_memory_grows_to_what_is_granted_and_no_further() -> None:
     # The output is the number of pages there are.
     process = """
@@ -288,7 +338,9 @@ async def test_lines_of_a_module_are_escaped_cut_and_limited() -> None:
         first = await stage.event(Logged)
         assert first.text == "line\\n\\x1b[2Jend"
         assert first.level == 3
-        await asyncio.sleep(0.1)
+        await stage.chain(
+            placed(), name="after"
+        )  # starts in the same host: what that said before was heard by then
         lines = stage.of(Logged)
         assert len(lines) <= LIMITS.module_logs_per_s + 1
         assert all(line.text.isprintable() for line in lines)
@@ -441,8 +493,13 @@ async def test_what_is_taken_away_is_not_heard_any_more_when_that_returns() -> N
         await stage.hosts.arrange(chain, [])
         records = len(stage.of(Emitted))
         await play(chain, ones(BLOCK * 3))
-        await asyncio.sleep(0.1)
-        assert len(stage.of(Emitted)) == records
+        # In the same host, so what this one says comes after whatever the other would still have said.
+        after = await stage.chain(
+            placed(emitting("\\a1\\61\\61\\01", 4), insert="after", granted=ALL), name="after"
+        )
+        await play(after, ones())
+        await stage.event(Emitted, records + 1)
+        assert {record.insert for record in stage.of(Emitted)[records:]} == {"after"}
         await play_until(chain, lambda _: chain.mode is Mode.OFF)
 
 

@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import time
@@ -85,11 +86,9 @@ class Guest:
             self._find(base)
         wasm.move(self._in, source, self._size)
         process.ints[0] = frames
-        if (
-            wasm.call(context, process.pointer, process.values, process.count, self._trap_at)
-            or self._trap.value
-        ):
-            wasm.raise_trap(self._trap, "process")
+        error = wasm.call(context, process.pointer, process.values, process.count, self._trap_at)
+        if error or self._trap.value:
+            wasm.raise_failure(error, self._trap, "process")
         if process.ints[0] != frames:
             raise GuestFault("short_output", f"process returned {process.ints[0]} for {frames} frames")
         wasm.move(target, self._out, self._size)
@@ -137,6 +136,8 @@ class Guest:
             instance = linker.instantiate(self._store, module)
         except wasmtime.Trap as trap:
             raise wasm.fault_of(trap, "start") from None
+        except GuestFault as fault:
+            raise fault.within("start") from None
         except wasmtime.WasmtimeError as error:
             raise GuestFault("does_not_start", str(error)) from None
         exports = instance.exports(self._store)
@@ -206,11 +207,9 @@ class Guest:
         self._enter(name, self._need(name))
 
     def _enter(self, name: str, export: Export) -> None:
-        if (
-            wasm.call(self._context, export.pointer, export.values, export.count, self._trap_at)
-            or self._trap.value
-        ):
-            wasm.raise_trap(self._trap, name)
+        error = wasm.call(self._context, export.pointer, export.values, export.count, self._trap_at)
+        if error or self._trap.value:
+            wasm.raise_failure(error, self._trap, name)
 
     def _fill(self, fuel: int) -> None:
         wasm.set_fuel(self._context, ctypes.c_uint64(fuel))
@@ -245,27 +244,22 @@ class Guest:
         granted = self.spec.granted
 
         def log(caller: wasmtime.Caller, level: int, at: int, size: int) -> None:
-            try:
-                self._charge(caller)
+            self._charge(caller)
+            with contextlib.suppress(Exception):  # only want of fuel ends a guest; a line is lost
                 calls.log(level, self._peek(caller, at, min(size & 0xFFFF_FFFF, LIMITS.module_log_bytes)))
-            except Exception:  # noqa: S110 - nothing raises into the engine; a line is lost
-                pass
 
         def emit(caller: wasmtime.Caller, out_at: int, out_size: int, at: int, size: int) -> int:
+            self._charge(caller)
             try:
-                self._charge(caller)
                 most = self.spec.limits.record_bytes
                 if size & 0xFFFF_FFFF > most or out_size & 0xFFFF_FFFF > LIMITS.module_out_chars:
                     return MALFORMED
                 return calls.emit(self._peek(caller, out_at, out_size), self._peek(caller, at, size))
-            except Exception:  # nothing raises into the engine; the guest is told
+            except Exception:  # only want of fuel ends a guest; it is told
                 return MALFORMED
 
         def now(caller: wasmtime.Caller) -> int:
-            try:
-                self._charge(caller)
-            except Exception:  # nothing raises into the engine; no time is 0
-                return 0
+            self._charge(caller)
             return calls.now()
 
         for capability, name, type_, called in (
@@ -277,9 +271,19 @@ class Guest:
                 linker.define_func(IMPORT_MODULE, name, type_, called, access_caller=True)
 
     def _charge(self, caller: wasmtime.Caller) -> None:
+        """Take what a call costs.
+
+        Raises:
+            GuestFault: it has less. The engine itself looks at the fuel in loops and where a function begins, so a long
+                row of calls would go on without any.
+        """
         context = ctypes.cast(caller._context(), ctypes.c_void_p)
         wasm.get_fuel(context, self._left_at)
-        wasm.set_fuel(context, ctypes.c_uint64(max(0, self._left.value - LIMITS.module_call_fuel)))
+        if self._left.value < LIMITS.module_call_fuel:
+            raise GuestFault(
+                "out_of_fuel", "what is left does not pay for a call of the host", over_budget=True
+            )
+        wasm.set_fuel(context, ctypes.c_uint64(self._left.value - LIMITS.module_call_fuel))
 
     @staticmethod
     def _peek(caller: wasmtime.Caller, at: int, size: int) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import wasmtime
 from wasmtime import _ffi as ffi
+from wasmtime._func import maybe_raise_last_exn
 
 from stagebox.modules.engine import make_engine
 from stagebox_rack.limits import LIMITS
@@ -65,6 +66,10 @@ class GuestFault(Exception):
         self.code = code
         self.reason = reason[: LIMITS.module_fault_chars]
         self.over_budget = over_budget
+
+    def within(self, where: str) -> GuestFault:
+        """Return it as a fault of the function ``where``."""
+        return GuestFault(self.code, f"{where}: {self.reason}", over_budget=self.over_budget)
 
 
 class GuestEngine:
@@ -135,13 +140,25 @@ def fault_of(trap: wasmtime.Trap, where: str) -> GuestFault:
     return GuestFault("trap" if code is None else code.name.lower(), reason)
 
 
-def raise_trap(trap: ctypes.c_void_p, where: str) -> NoReturn:
-    """Raise what a call left in ``trap``, which is empty then.
+def raise_failure(error: int | None, trap: ctypes.c_void_p, where: str) -> NoReturn:
+    """Raise what a call returned as ``error`` or left in ``trap``; both are freed, and ``trap`` is empty then.
 
     Raises:
         GuestFault: always.
     """
     pointer, trap.value = trap.value, None
-    if pointer is None:
-        raise GuestFault("engine_error", f"{where} could not be called")
-    raise fault_of(wasmtime.Trap._from_ptr(ctypes.cast(pointer, ctypes.POINTER(ffi.wasm_trap_t))), where)
+    if pointer is not None:
+        found = wasmtime.Trap._from_ptr(ctypes.cast(pointer, ctypes.POINTER(ffi.wasm_trap_t)))
+        fault = fault_of(found, where)
+    else:
+        failed = wasmtime.WasmtimeError._from_ptr(
+            ctypes.cast(error or 0, ctypes.POINTER(ffi.wasmtime_error_t))
+        )
+        fault = GuestFault("engine_error", f"{where}: {failed}")
+    try:
+        maybe_raise_last_exn()  # what a call of the host raised: kept, it would come up at another guest's failure
+    except GuestFault as raised:
+        fault = raised.within(where)
+    except Exception as raised:
+        fault = GuestFault("host_error", f"{where}: {raised!r}")
+    raise fault
