@@ -44,6 +44,7 @@ from stagebox_rack.limits import LIMITS, RackLimits
 from stagebox_rack.modules.wiring import Modules
 from stagebox_rack.monitor.service import MonitorService
 from stagebox_rack.publisher import Publisher
+from stagebox_rack.rights import Rights
 from stagebox_rack.settings import RackSettings
 from stagebox_rack.state import RackIdentity
 from stagebox_rack.wal.shipper import Shipper
@@ -86,10 +87,10 @@ class Rack:
         self._exit = contextlib.AsyncExitStack()
         self._early = Early()
         self._publisher: Publisher | None = None
+        self._rights: Rights | None = None
         self._control: Control | None = None
         self._modules: Modules | None = None
         self._meter_inserts, self._monitor_inserts = InsertPoints(), InsertPoints()
-        self._shipping = False
 
     async def start(self) -> None:
         """Start everything; capture is running when this returns, if the passport is active.
@@ -204,17 +205,7 @@ class Rack:
         await bus.start()
         self._exit.push_async_callback(bus.close)
         earlier = succession.earlier_keys(self._paths, self._name, identity.public)
-        self._wal = wal = await Wal.open(
-            self._paths.wal,
-            rack=self._name,
-            signing_key=identity.key,
-            earlier=earlier,
-            boot=self._boot,
-            limits=_journal_limits(self._settings),
-            key_protection=self._settings.wal_key_protection,
-            on_event=self._early.journal_event,
-            clock_quality=clock_quality,
-        )
+        self._wal = wal = await self._open_journal(identity, earlier)
         self._exit.push_async_callback(wal.close)
         self._checkpoints = CheckpointBuilder(
             rack=self._name,
@@ -240,6 +231,7 @@ class Rack:
             on_event=self._early.journal_event,
         )
         self._publisher = publisher
+        self._rights = Rights(bus, publisher, self._shipper)
         self._early.attach(publisher)
         self._use_rights(fresh=True)
         self._run(self._shipper.run(), "wal-shipper")
@@ -248,6 +240,19 @@ class Rack:
         publisher.event("rack_started", detail)
         self._early.hand_over()
         return publisher
+
+    async def _open_journal(self, identity: RackIdentity, earlier: tuple[bytes, ...]) -> Wal:
+        return await Wal.open(
+            self._paths.wal,
+            rack=self._name,
+            signing_key=identity.key,
+            earlier=earlier,
+            boot=self._boot,
+            limits=_journal_limits(self._settings),
+            key_protection=self._settings.wal_key_protection,
+            on_event=self._early.journal_event,
+            clock_quality=clock_quality,
+        )
 
     def _make_bus(self) -> BusClient:
         credentials = self._credentials
@@ -295,22 +300,8 @@ class Rack:
         self._use_rights()
 
     def _use_rights(self, *, fresh: bool = False) -> None:
-        """Ship and publish if the passport allows it and the connection was admitted with one that does.
-
-        ``fresh`` says that the connection is a new one.
-        """
-        if self._publisher is None:
-            return
-        shown = self._credentials.active.passport.status
-        full = self._status is PassportStatus.ACTIVE and shown is PassportStatus.ACTIVE
-        self._publisher.limited = not full
-        if self._bus.connected:
-            self._publisher.catch_up()
-        before, self._shipping = self._shipping, full and self._bus.connected
-        if self._shipping and (fresh or not before):
-            self._shipper.connected()
-        elif before and not self._shipping:
-            self._shipper.disconnected()
+        if self._rights is not None:
+            self._rights.use(self._status, self._credentials.active.passport.status, fresh=fresh)
 
     # --- what happens ------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stagebox.modules.limits import LIMITS as FORMAT
+
 
 @dataclass(frozen=True)
 class RackLimits:
@@ -183,6 +185,7 @@ class RackLimits:
     heartbeat_modules_bytes: int = 12 << 10  # for what it says of modules, if the rest leaves so much
 
     # --- modules -----------------------------------------------------------------------------------
+    module_bytes: int = FORMAT.rack_modules_bytes  # of the files of one sheet; each counts once
     module_blocks_per_s: int = 50  # a module is given blocks of at most 20 ms
     module_outputs: int = 16  # subjects of one module's records between two starts of the rack
     module_floors: int = 4096  # modules whose serial floor is kept

@@ -7,7 +7,7 @@ order in which they came. A file that was fetched is stored only once it is admi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -51,16 +51,23 @@ class Judge:
         *,
         fetched: Mapping[bytes, bytes],
         held: Mapping[bytes, bytes],
+        fitting: Collection[bytes],
         denied: DenyList | None,
         now_ns: int,
     ) -> dict[str, Verdict]:
         """Return a verdict for each insert, by id. ``fetched`` are files just fetched, ``held`` in memory, by digest.
 
+        ``fitting`` are the digests that this rack has room for: no other file is read, asked for or kept.
         ``denied`` is None if it is not known what is denied: nothing is admitted then.
         """
         files = _Files(self.library, fetched, held)
         inserts = tuple(inserts)
-        verdicts = {insert.id: self._verdict(insert, files, denied, now_ns) for insert in inserts}
+        verdicts = {
+            insert.id: self._verdict(insert, files, denied, now_ns)
+            if insert.digest in fitting
+            else Verdict(error=_no_room(insert))
+            for insert in inserts
+        }
         self._raise_floors(verdicts)
         if denied is not None:
             self._refuse_older(verdicts, denied, now_ns)
@@ -152,6 +159,14 @@ class _Files:
     def is_stored(self, digest: bytes) -> bool:
         """Whether the bytes came from the library."""
         return digest in self._stored
+
+
+def _no_room(insert: Insert) -> ModuleError:
+    return ModuleError(
+        "modules_full",
+        f"the files before it in the sheet leave no room for that of {insert.module!r}, {insert.size} bytes",
+        remedy="assign fewer or smaller modules to this rack",
+    )
 
 
 def _admitted(verdicts: Mapping[str, Verdict]) -> dict[str, Admitted]:

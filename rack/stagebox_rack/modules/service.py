@@ -76,7 +76,7 @@ class ModuleService:
         self._active = active
         self._limits = limits
         self._monotonic = monotonic
-        self._slots = Slots(limits.module_bridge)
+        self._slots = Slots(limits.module_bridge, limits.module_bytes)
         self._arranged: tuple[Placed, ...] | None = ()  # None: not known, the hosts failed
         self._unseated = False  # sources came since
         self._told: set[tuple[str, bytes, str]] = set()
@@ -270,6 +270,7 @@ class ModuleService:
             waiting,
             fetched=files,
             held=self._slots.files(),
+            fitting=self._slots.fitting,
             denied=self._denials.list,
             now_ns=self._clock.now_ns(),
         )
@@ -332,7 +333,7 @@ class ModuleService:
         """Forget what belongs to a sheet of before: files on disk, and causes that were told."""
         named = {(slot.insert.id, slot.insert.digest) for slot in self._slots}
         self._told = {cause for cause in self._told if cause[:2] in named}
-        await asyncio.to_thread(self._judge.library.prune, self._slots.digests())
+        await asyncio.to_thread(self._judge.library.prune, self._slots.fitting)
 
     def _first(self, insert: Insert, code: str) -> bool:
         """Whether this cause is new; it is not any more then."""

@@ -42,11 +42,15 @@ class JournalHead:
 
 @dataclass(frozen=True)
 class Edges:
-    """What the writer takes from outside, so that tests can put their own in."""
+    """What a journal takes from outside, so that tests can put their own in.
+
+    ``clock_quality`` says what seals say of the clock.
+    """
 
     disk: Disk
     clock: Callable[[], float]
     random: Random = os.urandom
+    clock_quality: Callable[[], str] = lambda: "unknown"
 
 
 class Journal:

@@ -1,4 +1,4 @@
-"""What a journal does about itself while it is open: a spare file, sealing, retention, the saved cursor.
+"""What a journal does about itself while it is open: a spare file, sealing, eviction, the saved cursor.
 
 On the event loop; the work is done on worker threads. What fails is said once and tried again.
 """
@@ -10,6 +10,9 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+from nacl.signing import SigningKey
 
 from stagebox.errors import StageboxError, StorageError
 from stagebox_rack.limits import RackLimits
@@ -20,7 +23,9 @@ from stagebox_rack.wal.commit import GroupCommit
 from stagebox_rack.wal.events import JournalEvent, OnEvent
 from stagebox_rack.wal.eviction import Evictor
 from stagebox_rack.wal.journal import FULL, Edges
+from stagebox_rack.wal.notary import Notary
 from stagebox_rack.wal.opening import Opened
+from stagebox_rack.wal.owner import Owner
 from stagebox_rack.wal.retention import Quota, evictions
 from stagebox_rack.wal.sealing import Sealer
 
@@ -31,25 +36,43 @@ class Upkeep:
     def __init__(
         self,
         opened: Opened,
+        owner: Owner,
         *,
-        rack: str,
         edges: Edges,
         limits: RackLimits,
         catalogue: Catalogue,
         commit: GroupCommit,
-        sealer: Sealer,
-        evictor: Evictor,
+        notary: Notary,
         acknowledged: Callable[[], int],
         report: OnEvent,
     ) -> None:
         self._layout, self._journal = opened.layout, opened.keyring.journal
-        self._rack = rack
+        self._rack = owner.rack
         self._disk, self._clock = edges.disk, edges.clock
         self._limits = limits
         self._catalogue = catalogue
         self._commit = commit
-        self._sealer = sealer
-        self._evictor = evictor
+        self._sealer = Sealer(
+            opened.layout,
+            opened.keyring,
+            catalogue,
+            owner.signing_key,
+            rack=owner.rack,
+            on_event=report,
+            on_seal=notary.post_seal,
+            clock_quality=edges.clock_quality,
+            disk=edges.disk,
+            hot_file_bytes=limits.wal_hot_file_bytes,
+        )
+        self._evictor = Evictor(
+            catalogue,
+            owner.signing_key,
+            rack=owner.rack,
+            journal=self._journal,
+            on_event=report,
+            on_tombstone=notary.post_tombstone,
+            disk=edges.disk,
+        )
         self._acknowledged = acknowledged
         self._report = report
         self._saved = acknowledged()
@@ -73,6 +96,15 @@ class Upkeep:
         self._wake.set()
         if self._task is not None:
             await self._task
+
+    async def rekey(self, signing_key: SigningKey) -> None:
+        """Sign seals and tombstones with another key from now on."""
+        await asyncio.to_thread(self._sealer.rekey, signing_key)  # waits for a segment being sealed
+        await asyncio.to_thread(self._evictor.rekey, signing_key)
+
+    def forget(self, tombstone: Path) -> None:
+        """Remove a tombstone that the mixer knows of."""
+        self._evictor.forget(tombstone)
 
     async def seal_frozen(self) -> None:
         """Seal every closed file.

@@ -16,14 +16,14 @@ from typing import Self
 
 from nacl.signing import SigningKey
 
-from stagebox.errors import InputError, StageboxError, StorageError
+from stagebox.errors import InputError, StageboxError
 from stagebox.records.walbatch import WalRecord
 from stagebox_rack.limits import LIMITS, RackLimits
-from stagebox_rack.wal.catalogue import Catalogue, SegmentSpan, Span
+from stagebox_rack.wal.catalogue import Catalogue, SegmentSpan
 from stagebox_rack.wal.commit import GroupCommit
 from stagebox_rack.wal.disk import Disk
 from stagebox_rack.wal.events import JournalEvent, OnEvent
-from stagebox_rack.wal.eviction import Evictor
+from stagebox_rack.wal.history import History
 from stagebox_rack.wal.hotfile import HotSpan
 from stagebox_rack.wal.importance import importance
 from stagebox_rack.wal.journal import Edges, Journal
@@ -31,10 +31,9 @@ from stagebox_rack.wal.journal_format import CommittedBatch
 from stagebox_rack.wal.kek_protection import Protection
 from stagebox_rack.wal.notary import Notary
 from stagebox_rack.wal.opening import Opened, open_directory
-from stagebox_rack.wal.sealing import Sealer, read_hot
-from stagebox_rack.wal.segment import read_segment
+from stagebox_rack.wal.owner import Owner
+from stagebox_rack.wal.progress import Progress
 from stagebox_rack.wal.stats import WalStats
-from stagebox_rack.wal.tail import Tail
 from stagebox_rack.wal.upkeep import Upkeep
 
 __all__ = ["Wal", "WalStats"]
@@ -48,78 +47,48 @@ class Wal:
     def __init__(
         self,
         opened: Opened,
+        owner: Owner,
         *,
-        rack: str,
-        signing_key: SigningKey,
-        earlier: Collection[bytes],
-        boot: bytes,
         limits: RackLimits,
         on_event: OnEvent,
         edges: Edges,
-        clock_quality: Callable[[], str],
         journal_seals: bool,
     ) -> None:
         self._opened = opened
-        self._layout = opened.layout
-        self._keyring = opened.keyring
-        self._rack = rack
-        self._public, self._earlier = bytes(signing_key.verify_key), tuple(earlier)
+        self._rack = owner.rack
         self._limits = limits
         self._on_event = on_event
         self._loop = asyncio.get_running_loop()
         found = opened.recovered
-        self._catalogue = Catalogue(found.segments, found.frozen)
-        self._tail = Tail(limits.wal_tail_bytes)
-        self._committed = found.head.next - 1
-        self._acknowledged = min(opened.acknowledged, self._committed)
+        self._catalogue = catalogue = Catalogue(found.segments, found.frozen)
+        self._progress = progress = Progress(found.head.next - 1, opened.acknowledged)
+        self._history = History(opened, owner, catalogue, progress, tail_bytes=limits.wal_tail_bytes)
         self._records = self._lost = self._activations = 0
-        self._advanced = asyncio.Condition()
-        self._notify: asyncio.Task[None] | None = None
         self._journal = Journal(
             opened.layout,
             opened.keyring,
-            self._catalogue,
+            catalogue,
             opened.mark,
             found.head,
-            rack=rack,
-            boot=boot,
+            rack=owner.rack,
+            boot=owner.boot,
             edges=edges,
             on_event=self._post_event,
             limits=limits,
         )
         self._commit = GroupCommit(self._journal, self._loop, self._committed_batch, limits)
-        self._notary = Notary(self.append, self._loop, rack=rack, forget=self._forget, seals=journal_seals)
-        self._sealer = Sealer(
-            opened.layout,
-            opened.keyring,
-            self._catalogue,
-            signing_key,
-            rack=rack,
-            on_event=self._post_event,
-            on_seal=self._notary.post_seal,
-            clock_quality=clock_quality,
-            disk=edges.disk,
-            hot_file_bytes=limits.wal_hot_file_bytes,
-        )
-        self._evictor = Evictor(
-            self._catalogue,
-            signing_key,
-            rack=rack,
-            journal=opened.keyring.journal,
-            on_event=self._post_event,
-            on_tombstone=self._notary.post_tombstone,
-            disk=edges.disk,
+        self._notary = Notary(
+            self.append, self._loop, rack=owner.rack, forget=self._forget, seals=journal_seals
         )
         self._upkeep = Upkeep(
             opened,
-            rack=rack,
+            owner,
             edges=edges,
             limits=limits,
-            catalogue=self._catalogue,
+            catalogue=catalogue,
             commit=self._commit,
-            sealer=self._sealer,
-            evictor=self._evictor,
-            acknowledged=lambda: self._acknowledged,
+            notary=self._notary,
+            acknowledged=lambda: progress.acknowledged,
             report=self._post_event,
         )
         self._closing = self._closed = False
@@ -153,26 +122,22 @@ class Wal:
             VerificationError: the key is not the one it was written with, or it is another rack's.
         """
         disk = disk or Disk()
-        public = bytes(signing_key.verify_key)
+        owner = Owner(rack, signing_key, tuple(earlier), boot)
         opened = await asyncio.to_thread(
-            open_directory, directory, rack, public, disk, earlier, protection=key_protection
+            open_directory, directory, rack, owner.public, disk, earlier, protection=key_protection
         )
         wal = cls(
             opened,
-            rack=rack,
-            signing_key=signing_key,
-            earlier=earlier,
-            boot=boot,
+            owner,
             limits=limits,
             on_event=on_event,
-            edges=Edges(disk, clock),
-            clock_quality=clock_quality,
+            edges=Edges(disk, clock, clock_quality=clock_quality),
             journal_seals=journal_seals,
         )
         for event in opened.events:
             wal._deliver(event)
         wal._commit.start()
-        wal._notary.take_over(opened.recovered, wal._acknowledged)
+        wal._notary.take_over(opened.recovered, wal.acknowledged)
         wal._upkeep.start()
         return wal
 
@@ -190,17 +155,17 @@ class Wal:
     @property
     def journal(self) -> bytes:
         """This journal's identity, made when it was created."""
-        return self._keyring.journal
+        return self._opened.keyring.journal
 
     @property
     def committed(self) -> int:
         """The last durable sequence."""
-        return self._committed
+        return self._progress.committed
 
     @property
     def acknowledged(self) -> int:
         """The last sequence the server is known to hold."""
-        return self._acknowledged
+        return self._progress.acknowledged
 
     def append(
         self, kind: str, time_ns: int, subject: str, data: bytes, *, urgent: bool = False
@@ -229,15 +194,13 @@ class Wal:
 
     async def wait_committed(self, sequence: int) -> None:
         """Return when ``sequence`` is durable."""
-        async with self._advanced:
-            await self._advanced.wait_for(lambda: self._committed >= sequence)
+        await self._progress.wait_committed(sequence)
 
     async def wait_acknowledged(self, sequence: int) -> None:
         """Return when the server is known to hold ``sequence``."""
-        async with self._advanced:
-            await self._advanced.wait_for(lambda: self._acknowledged >= sequence)
+        await self._progress.wait_acknowledged(sequence)
 
-    async def batches_after(self, sequence: int) -> AsyncGenerator[CommittedBatch, None]:
+    def batches_after(self, sequence: int) -> AsyncGenerator[CommittedBatch, None]:
         """Yield committed batches in order, from the one that holds ``sequence + 1``, up to the newest.
 
         Where records are missing the next batch simply starts later; compare ``first`` with what you expect.
@@ -246,32 +209,7 @@ class Wal:
             StorageError: a file cannot be read.
             VerificationError: a file does not verify.
         """
-        while True:
-            if sequence >= self._committed:
-                return  # what is durable and not yet announced comes with its announcement
-            batch = self._tail.after(sequence)
-            if batch is not None:
-                yield batch
-                sequence = batch.last
-                continue
-            span = self._catalogue.after(sequence)
-            if span is None:
-                return
-            try:
-                batches = await asyncio.to_thread(self._read_span, span)
-            except FileNotFoundError:
-                # Sealed or evicted between the look-up and the read: look again.
-                if self._catalogue.after(sequence) == span:
-                    raise StorageError(
-                        f"records {span.first}-{span.last} are gone from {self._layout.root}"
-                    ) from None
-                continue
-            for batch in batches:
-                if batch.last > self._committed:
-                    return
-                if batch.last > sequence:
-                    yield batch
-            sequence = max(sequence, span.last)
+        return self._history.batches_after(sequence)
 
     async def batch_ending(self, last: int) -> CommittedBatch | None:
         """Return the batch whose last record is ``last``, or None when no readable batch ends there."""
@@ -291,18 +229,13 @@ class Wal:
 
     def acknowledge(self, sequence: int, *, rewind: bool = False) -> None:
         """The server holds everything up to ``sequence``; ``rewind`` says it may hold less than before."""
-        if sequence > self._committed:
-            raise ValueError(f"sequence {sequence} was never committed")
-        if rewind or sequence > self._acknowledged:
-            self._acknowledged = sequence
+        if self._progress.acknowledge(sequence, rewind=rewind):
             self._notary.acknowledged(sequence)
-            self._wake_waiters()
 
     async def rekey(self, signing_key: SigningKey) -> None:
         """Seal with another key from now on; what was sealed before stays readable."""
-        self._earlier, self._public = (*self._earlier, self._public), bytes(signing_key.verify_key)
-        await asyncio.to_thread(self._sealer.rekey, signing_key)  # waits for a segment being sealed
-        await asyncio.to_thread(self._evictor.rekey, signing_key)
+        self._history.rekey(bytes(signing_key.verify_key))
+        await self._upkeep.rekey(signing_key)
 
     async def seal_now(self) -> None:
         """Commit what is queued, close the active file and seal every closed file.
@@ -320,8 +253,8 @@ class Wal:
         hot = [span for span in spans if isinstance(span, HotSpan)]
         return WalStats(
             records=self._records,
-            committed=self._committed,
-            acknowledged=self._acknowledged,
+            committed=self.committed,
+            acknowledged=self.acknowledged,
             oldest=spans[0].first if spans else 0,
             queued=self._commit.queued,
             refused=self._commit.refused.total(),
@@ -332,7 +265,7 @@ class Wal:
             hot_files=len(hot),
             hot_bytes=sum(span.end for span in hot),
             lost=self._lost,
-            journal=self._keyring.journal.hex(),
+            journal=self.journal.hex(),
         )
 
     async def close(self) -> None:
@@ -349,38 +282,21 @@ class Wal:
             # Nothing is lost by this: the next start seals, and reads the cursor from the server.
             self._deliver(JournalEvent("wal_close_incomplete", "warning", {"reason": error.message}))
         finally:
-            if self._notify is not None:
-                await self._notify
+            await self._progress.told()
             self._closed = True
             self._opened.lock.release()
 
-    def _read_span(self, span: Span) -> list[CommittedBatch]:
-        if isinstance(span, HotSpan):
-            return [frame.batch for frame in read_hot(span, self._keyring, tail=False).frames]
-        if not span.stem.with_name(span.stem.name + ".seal").exists():
-            raise FileNotFoundError(span.stem)
-        return read_segment(span.stem, self._keyring, self._public, self._earlier)
-
     def _committed_batch(self, batch: CommittedBatch) -> None:
-        self._tail.add(batch)
-        self._committed = batch.last
+        self._history.add(batch)
         self._records += batch.last - batch.first + 1
         if self._journal.activations != self._activations:
             if self._activations:
                 self._upkeep.wake()  # the spare is used up, and a file waits to be sealed
             self._activations = self._journal.activations
-        self._wake_waiters()
-
-    def _wake_waiters(self) -> None:
-        if self._notify is None or self._notify.done():
-            self._notify = self._loop.create_task(self._announce())
-
-    async def _announce(self) -> None:
-        async with self._advanced:
-            self._advanced.notify_all()
+        self._progress.commit(batch.last)
 
     def _forget(self, path: Path) -> None:
-        self._loop.run_in_executor(None, self._evictor.forget, path)
+        self._loop.run_in_executor(None, self._upkeep.forget, path)
 
     def _post_event(self, event: JournalEvent) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is gone: nobody is left to tell

@@ -38,10 +38,15 @@ class Bench:
         self.judge.load()
 
     def verdicts(
-        self, *inserts: Insert, fetched: tuple[bytes, ...] = (), denied: DenyList | None = NOBODY
+        self,
+        *inserts: Insert,
+        fetched: tuple[bytes, ...] = (),
+        beyond: tuple[bytes, ...] = (),
+        denied: DenyList | None = NOBODY,
     ) -> dict[str, Verdict]:
         files = {digest(data): data for data in fetched}
-        return self.judge.judge(inserts, fetched=files, held={}, denied=denied, now_ns=NOW)
+        fitting = {insert.digest for insert in inserts} - {digest(data) for data in beyond}
+        return self.judge.judge(inserts, fetched=files, held={}, fitting=fitting, denied=denied, now_ns=NOW)
 
 
 @pytest.fixture
@@ -138,3 +143,16 @@ def test_a_directory_that_cannot_be_made_admits_nothing(tmp_path: Path) -> None:
     (tmp_path / "modules").write_bytes(b"a file")
     bench = Bench(tmp_path / "modules")
     assert codes(bench.verdicts(insert(ONE), fetched=(ONE,))) == {"eq": "floors_lost"}
+
+
+def test_a_file_that_there_is_no_room_for_is_refused_unread_and_not_kept_and_others_are_admitted(
+    bench: Bench,
+) -> None:
+    unread = bench.library.path(digest(TWO))
+    unread.mkdir()  # reading it would be another refusal
+    asked = [insert(ONE, "a"), insert(LIMITER, "b", module="limiter"), insert(TWO, "c", version="2.0.0")]
+    found = bench.verdicts(*asked, fetched=(ONE, LIMITER), beyond=(LIMITER, TWO))
+    assert codes(found) == {"a": "", "b": "modules_full", "c": "modules_full"}
+    assert not any(verdict.missing or verdict.later for verdict in found.values())
+    assert bench.library.read(digest(LIMITER)) is None
+    assert (bench.floors.of("gain"), bench.floors.of("limiter")) == (1, 0)

@@ -14,11 +14,13 @@ from nacl.signing import SigningKey
 
 from stagebox.control.denylist import DenyKind, module_value
 from stagebox.errors import StorageError
+from stagebox.modules.limits import LIMITS as FORMAT
 from stagebox.modules.patch import Insert, Point
 from stagebox.tasks import end_tasks
 from stagebox_rack.commands.service import CommandRefused
 from stagebox_rack.identity import denied as witnessing
 from stagebox_rack.identity.denied import DenyListWitness
+from stagebox_rack.limits import LIMITS
 from stagebox_rack.modules import library as storing
 from stagebox_rack.modules import serials
 from stagebox_rack.modules.arranging import Placed, Running
@@ -273,6 +275,57 @@ async def test_a_link_planted_in_the_library_is_not_followed_and_removed(
     await scene.runs(eq="1.0.0")
     assert scene.told("module.rejected") == [("eq", "unreadable")]
     assert not path.is_symlink()
+
+
+# Room
+
+
+async def test_what_there_is_no_room_for_is_told_and_neither_fetched_nor_kept_and_others_run(
+    scene: Scene,
+) -> None:
+    limiter = module(name="limiter")
+    scene.limits = replace(scene.limits, module_bytes=len(limiter))
+    await scene.restart()
+    await running(scene, GAIN)
+    scene.mixer.has(limiter)
+    pieces = len(scene.mixer.pieces())
+    beyond = insert(limiter, "limit", module="limiter")
+    await scene.command(sheet(2, insert(GAIN), insert(GAIN, "eq-1"), beyond))
+    await scene.runs(**{"eq": "1.0.0", "eq-1": "1.0.0"})
+    await scene.until(lambda: scene.told("module.rejected"))
+    scene.service.connected()
+    await scene.a_pass()
+    assert scene.told("module.rejected") == [("limit", "modules_full")]
+    assert scene.state("limit") == ("rejected", "modules_full")
+    assert len(scene.mixer.pieces()) == pieces
+    assert scene.library.read(beyond.digest) is None
+    await scene.command(sheet(3, beyond, insert(GAIN)))  # the sheet's order decides, not what ran before
+    await scene.runs(limit="1.0.0")
+    await scene.until(lambda: scene.told("module.rejected")[1:])
+    assert scene.told("module.rejected")[1:] == [("eq", "modules_full")]
+    assert scene.library.read(insert(GAIN).digest) is None
+
+
+async def test_however_many_files_a_sheet_names_disk_and_memory_have_a_bound(scene: Scene) -> None:
+    files = [module(name=f"gain-{number}") for number in range(20)]
+    scene.mixer.has(*files)
+    scene.limits = replace(scene.limits, module_bytes=5 * max(map(len, files)))
+    await scene.restart()
+    inserts = [insert(data, f"eq-{at}", module=f"gain-{at}") for at, data in enumerate(files)]
+    await scene.command(sheet(1, *inserts))
+    await scene.until(lambda: len(scene.hosts.now) == 5 and len(scene.alerts) == 15)
+    assert [placed.insert for placed in scene.hosts.now] == inserts[:5]
+    assert {path.stem for path in scene.modules.glob("*.wasm")} == {i.digest.hex() for i in inserts[:5]}
+    await scene.command(sheet(2, *reversed(inserts)))
+    await scene.until(
+        lambda: {placed.insert.id for placed in scene.hosts.now} == {f"eq-{at}" for at in range(15, 20)}
+    )
+    assert max(len(call) for call in scene.hosts.calls) == 5
+    assert len(list(scene.modules.glob("*.wasm"))) == 5
+
+
+def test_the_room_is_that_of_the_format() -> None:
+    assert LIMITS.module_bytes == FORMAT.rack_modules_bytes == 64 << 20
 
 
 # Serial floors

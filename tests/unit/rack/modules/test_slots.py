@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +15,8 @@ from stagebox_rack.modules.guard import Admitted
 from stagebox_rack.modules.slots import Slots, SlotState
 
 BRIDGE = 10.0
+SIZE = 10
+PLENTY = 1 << 20
 NS = 1_000_000_000
 
 
@@ -23,7 +26,7 @@ def insert(insert_id: str, version: int, source: str = "main", gain: float = 1.0
         "gain",
         f"{version}.0.0",
         bytes([version]) * 32,
-        10,
+        SIZE,
         Point.METERS,
         source,
         params={"gain": gain},
@@ -32,7 +35,7 @@ def insert(insert_id: str, version: int, source: str = "main", gain: float = 1.0
 
 def admitted(asked: Insert, expires: int = 2**63) -> Admitted:
     return Admitted(
-        name=asked.module, version=asked.version, digest=asked.digest, data=asked.digest, granted=frozenset(),
+        name=asked.module, version=asked.version, digest=asked.digest, data=bytes(asked.size), granted=frozenset(),
         limits=ModuleLimits(), params={}, serial=1, vendor=bytes(16), vendor_digest=bytes(32), expires=expires,
     )  # fmt: skip
 
@@ -57,11 +60,11 @@ steps = st.one_of(
 )
 
 
-@given(st.lists(steps, max_size=30))
+@given(st.lists(steps, max_size=30), st.sampled_from([SIZE - 1, SIZE, 2 * SIZE, PLENTY]))
 def test_only_what_was_admitted_for_a_place_of_the_sheet_runs_and_a_version_before_only_for_a_while(
-    steps: list[tuple[str, object]],
+    steps: list[tuple[str, object]], room: int
 ) -> None:
-    slots, now = Slots(BRIDGE), 0.0
+    slots, now = Slots(BRIDGE, room), 0.0
     since: dict[str, float] = {}  # since when the sheet asks for something else than runs
     for step, value in steps:
         match step, value:
@@ -88,13 +91,16 @@ def test_only_what_was_admitted_for_a_place_of_the_sheet_runs_and_a_version_befo
                 assert (placed.insert.point, placed.insert.source) == (slot.insert.point, slot.insert.source)
                 assert now - since[placed.insert.id] < BRIDGE
             assert slot.state in (SlotState.ADMITTED, SlotState.WAITING)
+        sheets_own = {slot.insert.digest for slot in slots if slot.state is SlotState.ADMITTED}
+        assert len(sheets_own) * SIZE <= room
+        assert len(slots.files()) * SIZE <= 2 * room
 
 
 def _judge(slots: Slots, step: str, insert_id: str) -> None:
     slot = slots.get(insert_id)
     if slot is None:
         return
-    if step == "admit" and slot.state is SlotState.WAITING:
+    if step == "admit" and slot.state is SlotState.WAITING and slot.insert.digest in slots.fitting:
         slot.admit(admitted(slot.insert))
     elif step == "reject" and slot.state is SlotState.WAITING:
         slot.refuse(SlotState.REJECTED, "denied")
@@ -107,7 +113,7 @@ def _bridging(placed: Placed | None, asked: Insert) -> bool:
 
 
 def test_the_same_sheet_object_is_followed_once() -> None:
-    slots, first = Slots(BRIDGE), sheet(insert("a", 1))
+    slots, first = Slots(BRIDGE, PLENTY), sheet(insert("a", 1))
     assert slots.follow(first, 0.0)
     assert not slots.follow(first, 1.0)
     slots.clear()
@@ -115,7 +121,7 @@ def test_the_same_sheet_object_is_followed_once() -> None:
 
 
 def test_what_is_refused_waits_again_when_something_changed() -> None:
-    slots = Slots(BRIDGE)
+    slots = Slots(BRIDGE, PLENTY)
     slots.follow(sheet(insert("a", 1), insert("b", 2)), 0.0)
     first, second = slots
     first.refuse(SlotState.REJECTED, "denied")
@@ -126,7 +132,7 @@ def test_what_is_refused_waits_again_when_something_changed() -> None:
 
 
 def test_the_next_end_is_the_earliest_of_expiries_and_versions_that_go_on() -> None:
-    slots = Slots(BRIDGE)
+    slots = Slots(BRIDGE, PLENTY)
     assert slots.next_end(0, 0.0) is None
     slots.follow(sheet(insert("a", 1), insert("b", 2)), 0.0)
     for slot, expires in zip(slots, (30 * NS, 20 * NS), strict=True):
@@ -135,3 +141,57 @@ def test_the_next_end_is_the_earliest_of_expiries_and_versions_that_go_on() -> N
     slots.follow(sheet(insert("a", 3), replace(insert("b", 2))), 5.0)
     assert slots.next_end(0, 5.0) == BRIDGE
     assert slots.next_end(25 * NS, 5.0) == 0
+
+
+def digests(*numbers: int) -> set[bytes]:
+    return {bytes([number]) * 32 for number in numbers}
+
+
+def test_files_have_room_in_the_sheets_order_each_once_and_a_smaller_one_may_fit_behind_a_larger() -> None:
+    slots = Slots(BRIDGE, 2 * SIZE)
+    large = replace(insert("b", 2), size=SIZE + 1)
+    slots.follow(sheet(insert("a", 1), insert("a2", 1), large, insert("c", 3), insert("d", 4)), 0.0)
+    assert slots.fitting == digests(1, 3)
+
+
+@pytest.mark.parametrize("sizes", [(1, SIZE), (SIZE, 1)])
+def test_a_file_of_two_sizes_counts_with_the_larger(sizes: tuple[int, int]) -> None:
+    slots = Slots(BRIDGE, 2 * SIZE + 1)
+    first, again = (replace(insert(name, 1), size=size) for name, size in zip("az", sizes, strict=True))
+    slots.follow(sheet(first, insert("b", 2), insert("c", 3), again), 0.0)
+    assert slots.fitting == digests(1, 2)
+
+
+def test_what_runs_ends_when_a_sheet_puts_more_before_it_than_there_is_room_for() -> None:
+    slots = Slots(BRIDGE, 2 * SIZE)
+    slots.follow(sheet(insert("a", 1), insert("b", 2)), 0.0)
+    for slot in slots:
+        slot.admit(admitted(slot.insert))
+    slots.follow(sheet(insert("c", 3), insert("a", 1), insert("b", 2)), 1.0)
+    assert [placed.insert.id for placed in slots.wanted()] == ["a"]
+    assert slots.waiting() == (insert("c", 3), insert("b", 2))
+
+
+def test_versions_before_go_on_in_as_much_room_again_and_the_others_end_at_once() -> None:
+    slots = bridging()
+    slots.follow(sheet(*(insert(name, 9) for name in "acd")), 3.0)
+    assert [placed.module.version for placed in slots.end_bridges(3.0)] == ["4.0.0"]
+    assert [placed.module.version for placed in slots.wanted()] == ["1.0.0", "3.0.0"]
+
+
+def test_a_version_before_that_the_sheet_names_elsewhere_takes_no_room_of_the_others() -> None:
+    slots = bridging()
+    slots.follow(sheet(insert("z", 1), *(insert(name, 9) for name in "acd")), 3.0)
+    assert slots.end_bridges(3.0) == []
+    assert [placed.module.version for placed in slots.wanted()] == ["1.0.0", "3.0.0", "4.0.0"]
+
+
+def bridging() -> Slots:
+    """Slots with room for two files, where 1 and 3 go on for a and c while 9 is awaited, and 4 runs at d."""
+    slots = Slots(BRIDGE, 2 * SIZE)
+    for now, versions in ((0.0, {"a": 1, "b": 2}), (1.0, {"a": 9, "c": 3}), (2.0, {"a": 9, "c": 9, "d": 4})):
+        slots.follow(sheet(*(insert(name, version) for name, version in versions.items())), now)
+        for slot in slots:
+            if slot.insert.version != "9.0.0" and slot.state is SlotState.WAITING:
+                slot.admit(admitted(slot.insert))
+    return slots

@@ -401,7 +401,7 @@ async def test_an_eviction_that_was_interrupted_is_finished(bench: Bench) -> Non
         await wal.seal_now()
         first = wal._catalogue.segments()[0]
         left = {path: path.read_bytes() for path in SegmentFiles.of(first.stem) if path.suffix != ".seal"}
-        wal._evictor.evict([Eviction(first, acknowledged=False, reason=Reason.QUOTA)])
+        wal._upkeep._evictor.evict([Eviction(first, acknowledged=False, reason=Reason.QUOTA)])
     for path, data in left.items():
         path.write_bytes(data)
     report = mend(bench)

@@ -194,13 +194,13 @@ async def test_an_eviction_that_fails_in_the_middle_is_finished_and_still_tells(
 ) -> None:
     async with await bench.open(STILL) as wal:
         await three_segments(wal)
-        wal._evictor._disk = StuckDisk(nth)
+        wal._upkeep._evictor._disk = StuckDisk(nth)
         oldest = Eviction(wal._catalogue.segments()[0], acknowledged=False, reason=Reason.QUOTA)
         with pytest.raises(StorageError, match="cannot remove a segment"):
-            wal._evictor.evict([oldest])
+            wal._upkeep._evictor.evict([oldest])
         assert wal.missing(1, 2) == (nth > 1), "a segment counts until its tombstone is durable"
         if not restart:
-            wal._evictor.evict([oldest])
+            wal._upkeep._evictor.evict([oldest])
             await wal.wait_committed(7)
             wal.acknowledge(7)
             await eventually(lambda: len(list(Layout(bench.directory).segments.iterdir())) == 6)
