@@ -22,6 +22,7 @@ from bench.table import Row
 from stagebox.modules.compiling import compile_module
 from stagebox.modules.engine import make_engine
 from stagebox.modules.verification import verify_countersigned
+from stagebox_rack.limits import LIMITS
 from stagebox_rack.modules.hosting.hosted import HostedModule, PlacedModule
 from support.hosting import BLOCK, RATE, hosted, module_stage
 from support.modules import (
@@ -38,6 +39,7 @@ ROUNDS, WARM_UP, BLOCKS = 9, 100, 500
 PACED_S = 5.0
 INSTANCES = 100
 SECTIONS = 4
+METERED = RATE // LIMITS.meter_rate_hz  # frames that meters, as they are set by default, hand to a chain
 MEGABYTE = 1 << 20
 Float32 = npt.NDArray[np.float32]
 
@@ -159,35 +161,41 @@ async def measure(module: HostedModule, channels: int = 1, blocks: int = 1, inst
         return Cost(wall, cpu, sum(one.time_ns / one.blocks / 1000 for one in statuses))
 
 
-def in_real_time(block: Callable[[], object], used_ns: Callable[[], int]) -> float:
-    """Percent of one core that something done every 20 ms takes, as ``used_ns`` counts; a second to warm up."""
+def in_real_time(piece: Callable[[], object], used_ns: Callable[[], int], frames: int = BLOCK) -> float:
+    """Percent of one core that something done every ``frames`` takes, as ``used_ns`` counts; a second to warm up."""
     used, begun, due = 0, 0.0, time.monotonic()
-    for number in range(int(PACED_S * 50)):
-        if number == 50:
+    for number in range(int(PACED_S * RATE / frames)):
+        if number == RATE // frames:
             used, begun = used_ns(), time.monotonic()
-        block()
-        due += 0.02
+        piece()
+        due += frames / RATE
         time.sleep(max(0.0, due - time.monotonic()))
     return (used_ns() - used) / 1e9 / (time.monotonic() - begun) * 100
 
 
-async def paced(module: HostedModule, chains: int, each: int) -> tuple[float, int]:
-    """Percent of one core that modules take in real time, and how many blocks were bypassed."""
+def plain_gains(frames: int) -> Callable[[], object]:
+    """The same on as many pieces of ``frames``, in numpy."""
+    samples = noise(frames)
+    return lambda: [samples * np.float32(0.5) for _ in range(INSTANCES)]
+
+
+async def paced(module: HostedModule, chains: int, each: int, frames: int = BLOCK) -> tuple[float, int]:
+    """Percent of one core that modules take in real time, in pieces of ``frames``; how many blocks were bypassed."""
     async with module_stage() as stage:
         opened = []
         for number in range(chains):
             inserts = [PlacedModule(f"i{number}-{one}", module) for one in range(each)]
             opened.append(await stage.chain(*inserts, name=f"c{number}"))
-        samples, pid = noise(BLOCK), stage.hosts.pids[0]
+        samples, pid = noise(frames), stage.hosts.pids[0]
 
-        def block() -> None:
+        def piece() -> None:
             for chain in opened:
                 chain.process(samples, start=0, time_ns=0)
 
         def used_ns() -> int:
             return process_ns(pid) + time.thread_time_ns()
 
-        share = await asyncio.to_thread(in_real_time, block, used_ns)
+        share = await asyncio.to_thread(in_real_time, piece, used_ns, frames)
         return share, sum(chain.counters.bypassed for chain in opened)
 
 
@@ -230,12 +238,12 @@ async def _many() -> list[Row]:
         Row("wasm", "a further gain in a chain, CPU", "µs a block", each, raw, "numpy: samples * gain"),
         Row("wasm", "gains of one channel a core runs in real time", "", 20_000 / each),
     ]
-    plain = await asyncio.to_thread(
-        in_real_time, lambda: [samples * np.float32(0.5) for _ in range(INSTANCES)], time.thread_time_ns
-    )
-    for chains in (1, 10, INSTANCES):
-        share, bypassed = await paced(gain(1), chains, INSTANCES // chains)
+    for chains, frames in ((1, BLOCK), (10, BLOCK), (INSTANCES, BLOCK), (INSTANCES, METERED)):
+        plain = await asyncio.to_thread(in_real_time, plain_gains(frames), time.thread_time_ns, frames)
+        share, bypassed = await paced(gain(1), chains, INSTANCES // chains, frames)
         what = f"{INSTANCES} gains in real time, {chains} chain{'s' * (chains > 1)} of {INSTANCES // chains}"
+        if frames == METERED:
+            what += ", as meters ask"
         rows.append(Row("wasm", what, "% of a core", share, plain, "numpy, as often", "< 15"))
         if bypassed:
             rows.append(Row("wasm", f"{what}: bypassed", "blocks", bypassed, expected="0"))
