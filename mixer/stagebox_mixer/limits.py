@@ -159,6 +159,8 @@ class MixerLimits:
     modules: int = 4096  # versions in the registry
     module_cache_bytes: int = 32 << 20  # of verified files kept for racks that fetch
     module_store_s: float = 30.0  # to write or read one file
+    module_sweep_s: float = 600.0  # between two looks for files that nothing needs
+    module_unneeded_s: float = 1800.0  # until such a file is removed: racks ask for their sheets more often
     vendor_roots: int = 256
     assignments: int = 1024
     assignment_patterns: int = 64

@@ -20,6 +20,7 @@ from nacl.signing import SigningKey
 from stagebox import subjects
 from stagebox.control.command import AckResult
 from stagebox.control.request import Verb
+from stagebox.errors import ModuleError
 from stagebox.identity import Role
 from stagebox.modules.capabilities import Capability
 from stagebox.modules.limits import LIMITS as FORMAT
@@ -29,8 +30,10 @@ from stagebox.modules.statement import key_id
 from stagebox.modules.verification import verify_countersigned
 from stagebox.records.event import Event
 from stagebox.records.status import Status
+from stagebox_mixer.limits import LIMITS
 from stagebox_mixer.modules.files import ModuleFiles
 from stagebox_mixer.modules.model import ModuleEntry
+from stagebox_mixer.modules.sweeping import Sweeper
 from stagebox_mixer.streams import ASSIGNMENTS_BUCKET, DENIED_BUCKET, MODULES_BUCKET, WASM_OBJECTS
 from support.cluster import Cluster, RunningMixer, running_mixer
 from support.modules import DAY, Vendor, gain_wat, make_vendor, unsigned_module
@@ -512,6 +515,79 @@ async def test_what_is_countersigned_again_leaves_another_version_on_the_same_ra
     assert len(serials) == 2
     assert len(set(serials)) == 1, "the rack would refuse the one of the lower serial"
     assert {insert.digest for insert in before.inserts}.isdisjoint(insert.digest for insert in after.inserts)
+
+
+# Files that nothing needs
+
+
+class Sweeping:
+    """A sweeper of the running mixer's, by a clock of its own."""
+
+    def __init__(self, stage: Stage) -> None:
+        members = stage.mixer.mixer._membership
+        assert members is not None
+        modules = members.modules
+        self.js = stage.mixer.bus.js
+        self.now = 0.0
+        self._sweeper = Sweeper(modules._store, modules._importer._lock, monotonic=lambda: self.now)
+
+    async def long_enough(self) -> None:
+        """Look until whatever is not needed has not been for as long as it takes."""
+        await self._sweeper.sweep()
+        self.now += LIMITS.module_unneeded_s
+        await self._sweeper.sweep()
+
+    async def subjects(self) -> set[str]:
+        """Return where anything is stored."""
+        info = await self.js.stream_info(f"OBJ_{WASM_OBJECTS}", subjects_filter=">")
+        return set(info.state.subjects or {})
+
+
+async def test_a_file_of_before_goes_once_no_rack_may_fetch_it_and_all_others_stay(
+    stage: Stage, rack: PatchedRack
+) -> None:
+    for version in ("1.0.0", "2.0.0"):
+        await stage.version(version)
+        await stage.assign(version=version, id="eq")
+        (before,) = (await rack.told()).inserts
+    sweeping = Sweeping(stage)
+    stored = await sweeping.subjects()
+    await stage.admin.post("/api/v1/modules/gain/2.0.0/reissue", json={})
+    await sweeping.long_enough()
+    held = await sweeping.subjects()
+    assert (len(held), len(held & stored)) == (4, 2), "each file is its pieces and where they are"
+    files = ModuleFiles(lambda: stage.mixer.bus.js)
+    with pytest.raises(ModuleError):
+        await files.check(before.digest)
+    # What the rack is to run is there, and what it may go back to.
+    sheet = await rack.sheet()
+    assert sheet is not None
+    (insert,) = sheet.inserts
+    assert await rack.fetch(insert.digest)
+    rack.complain("module.stopped", module="gain", version="2.0.0", insert="eq", code="trap")
+    await until(lambda: rolled_back(stage, "eq"))
+    sheet = await rack.sheet()
+    assert sheet is not None
+    assert versions(sheet) == [("eq", "1.0.0")]
+    assert await rack.fetch(sheet.inserts[0].digest)
+
+
+async def test_what_a_crash_left_half_done_goes_and_what_is_not_ours_stays(stage: Stage) -> None:
+    module = await stage.version("1.0.0")
+    sweeping = Sweeping(stage)
+    objects = await sweeping.js.object_store(WASM_OBJECTS)
+    await objects.put("README", b"of somebody who looks after this store")
+    kept = await sweeping.subjects()
+    # Between the pieces and their name; between the file and its entry; in the middle of a removal.
+    await sweeping.js.publish(f"$O.{WASM_OBJECTS}.C.halfway", b"piece")
+    files = ModuleFiles(lambda: sweeping.js)
+    await files.put(b"never entered")
+    halved = await objects.put(hashlib.sha256(b"halved").hexdigest(), b"halved")
+    await sweeping.js.purge_stream(f"OBJ_{WASM_OBJECTS}", subject=f"$O.{WASM_OBJECTS}.C.{halved.nuid}")
+    assert len(await sweeping.subjects()) == len(kept) + 4
+    await sweeping.long_enough()
+    assert await sweeping.subjects() == kept
+    await files.check(bytes.fromhex(module["digest"]))
 
 
 # Rollback

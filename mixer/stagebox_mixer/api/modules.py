@@ -16,7 +16,7 @@ from stagebox_mixer.api.intake import IMPORT
 from stagebox_mixer.api.module_view import module_view, vendor_view
 from stagebox_mixer.api.services import Services
 from stagebox_mixer.limits import LIMITS
-from stagebox_mixer.modules.importing import ImportOptions
+from stagebox_mixer.modules.judging import ImportOptions
 from stagebox_mixer.modules.revoking import Revoked
 
 Grants = Annotated[list[str] | None, Query(max_length=FORMAT.max_capabilities)]

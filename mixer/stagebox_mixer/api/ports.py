@@ -13,7 +13,8 @@ from stagebox_mixer.connections import LiveConnection
 from stagebox_mixer.denial.record import Note
 from stagebox_mixer.listening.service import Granted
 from stagebox_mixer.modules.assigning import Wanted
-from stagebox_mixer.modules.importing import Imported, ImportOptions
+from stagebox_mixer.modules.importing import Imported
+from stagebox_mixer.modules.judging import ImportOptions
 from stagebox_mixer.modules.model import Assignment, ModuleEntry
 from stagebox_mixer.modules.revoking import Revoked
 from stagebox_mixer.modules.store import Catalogue

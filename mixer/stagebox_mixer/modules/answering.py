@@ -27,7 +27,7 @@ from stagebox_mixer.lifecycle.audited import AuditLog
 from stagebox_mixer.lifecycle.refusals import LifecycleRefused, check_not_denied, registered
 from stagebox_mixer.limits import LIMITS
 from stagebox_mixer.modules.sheets import Sheets, inserts_of
-from stagebox_mixer.modules.store import ModuleStore
+from stagebox_mixer.modules.store import DenyLists, ModuleStore
 from stagebox_mixer.registry.model import RackEntry
 
 
@@ -36,13 +36,6 @@ class Racks(Protocol):
 
     async def rack(self, name: str) -> RackEntry | None:
         """Return one rack, or None."""
-
-
-class DenyLists(Protocol):
-    """Where the deny list is read."""
-
-    async def read(self) -> DenyList:
-        """Return the list in force."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import structlog
 
-from stagebox.errors import InputError, ModuleError
+from stagebox.errors import DecodeError, InputError, ModuleError
 from stagebox_mixer.audit import Row
 from stagebox_mixer.lifecycle.audited import AuditLog
 from stagebox_mixer.limits import LIMITS
@@ -24,16 +24,16 @@ from stagebox_mixer.modules.assigning import (
     Wanted,
     assigned,
     check_wanted,
-    matches,
     rolled_back,
     to_raise,
     versions_in_use,
 )
-from stagebox_mixer.modules.audited import Change, change
+from stagebox_mixer.modules.audited import Change, change, refused
 from stagebox_mixer.modules.faults import Fault, blamed
 from stagebox_mixer.modules.importing import Importer
+from stagebox_mixer.modules.judging import usable
 from stagebox_mixer.modules.model import Assignment, AssignmentState, ModuleEntry
-from stagebox_mixer.modules.sheets import fits, inserts_of
+from stagebox_mixer.modules.room import check_room
 from stagebox_mixer.modules.store import Catalogue, ModuleStore
 from stagebox_mixer.registry.model import RackEntry
 
@@ -84,33 +84,45 @@ class Assigner:
         """Make an assignment, or change the one called ``name``.
 
         Raises:
-            ModuleError: no such module, or it is revoked. InputError: what is wanted makes no sense.
+            ModuleError: no such module, or it is revoked. InputError: what is wanted makes no sense, or some rack has
+            no room for it. Either is in the audit, and nothing has changed.
             BusError, StorageError: the mixer cannot do it now.
         """
-        async with self._lock:
-            catalogue = await self._store.catalogue()
-            entry = _usable(catalogue, wanted)
-            check_wanted(wanted, entry)
-            name = name if name is not None else self._name(wanted.module)
-            before = catalogue.assignment(name)
-            if before is None and len(catalogue.assignments) >= LIMITS.assignments:
-                raise InputError(
-                    f"there are {len(catalogue.assignments)} assignments, which is all there may be"
-                )
-            now_ns = self._clock()
-
-            def decide(found: Assignment | None) -> Change[Assignment]:
-                made = assigned(found, wanted, name=name, by=actor, reason=reason, now_ns=now_ns)
-                return Change(made, Row(actor, "module_assign", name, "ok", reason, _facts(made)))
-
-            after = decide(before).entry
-            assert after is not None
-            await self._check_room(after, catalogue)
-            raised = await self._raise(before, after, catalogue, actor)
-            made = await change(self._store.assignments, self._audit, name, decide)
-        assert made is not None
-        self.changed(_touched((before, made), raised, catalogue))
+        name = name if name is not None else self._name(wanted.module)
+        try:
+            async with self._lock:
+                made, touched = await self._assign(wanted, name, actor, reason)
+        except DecodeError:
+            raise  # what is stored is damaged; that is nobody's wish
+        except (InputError, ModuleError) as refusal:
+            self._audit.refused(refused("module_assign", name, refusal, actor))
+            raise
+        self.changed(touched)
         return made
+
+    async def _assign(
+        self, wanted: Wanted, name: str, actor: str, reason: str
+    ) -> tuple[Assignment, list[Assignment]]:
+        """Return what was made, and every assignment by which some rack may now run something else."""
+        catalogue = await self._store.catalogue()
+        check_wanted(wanted, usable(catalogue, wanted.module, wanted.version))
+        before = catalogue.assignment(name)
+        if before is None and len(catalogue.assignments) >= LIMITS.assignments:
+            raise InputError(f"there are {len(catalogue.assignments)} assignments, which is all there may be")
+        now_ns = self._clock()
+
+        def decide(found: Assignment | None) -> Change[Assignment]:
+            made = assigned(found, wanted, name=name, by=actor, reason=reason, now_ns=now_ns)
+            return Change(made, Row(actor, "module_assign", name, "ok", reason, _facts(made)))
+
+        after = decide(before).entry
+        assert after is not None
+        racks = [rack.name for rack in await self._racks.all_racks() if not rack.removed_at]
+        check_room(after, catalogue, racks)
+        raised = await self._raise(before, after, catalogue, actor)
+        made = await change(self._store.assignments, self._audit, name, decide)
+        assert made is not None
+        return made, _touched((before, made), raised, catalogue)
 
     async def unassign(self, name: str, *, actor: str, reason: str = "") -> Assignment:
         """Remove an assignment; racks stop what they ran by it.
@@ -158,7 +170,7 @@ class Assigner:
         raised: list[ModuleEntry] = []
         try:
             if wanted.previous:
-                _usable(catalogue, Wanted(item.module, wanted.previous, item.racks, item.point))
+                usable(catalogue, item.module, wanted.previous)
                 raised = await self._raise(item, wanted, catalogue, ACTOR)
         except ModuleError as error:
             # The version before may not run either: then nothing does.
@@ -221,15 +233,6 @@ class Assigner:
                 except ModuleError as error:
                     log.warning("module_not_countersigned_again", module=module, error=error.message)
 
-    async def _check_room(self, after: Assignment, catalogue: Catalogue) -> None:
-        others = [item for item in catalogue.assignments if item.id != after.id]
-        then = replace(catalogue, assignments=(*others, after))
-        for rack in await self._racks.all_racks():
-            if not rack.removed_at and matches(after, rack.name) and not fits(inserts_of(rack.name, then)):
-                raise InputError(
-                    f"the patch sheet of rack {rack.name!r} is full", remedy="unassign something there"
-                )
-
     def _name(self, module: str) -> str:
         return f"{module[:_STEM_CHARS].rstrip('-')}-{self._entropy(_TAIL_BYTES).hex()}"
 
@@ -239,21 +242,6 @@ def unknown_assignment(name: str) -> ModuleError:
     return ModuleError(
         "unknown_assignment", f"there is no assignment {name[:64]!r}", remedy="stagebox wasm list"
     )
-
-
-def _usable(catalogue: Catalogue, wanted: Wanted) -> ModuleEntry:
-    entry = catalogue.module(wanted.module, wanted.version)
-    if entry is None:
-        raise ModuleError(
-            "unknown_module",
-            f"no module {wanted.module[:64]}@{wanted.version[:64]} was imported",
-            remedy="stagebox wasm list",
-        )
-    if catalogue.revoked(entry):
-        raise ModuleError(
-            "revoked", f"{entry.title} is revoked", remedy="revocations are final: import a fixed version"
-        )
-    return entry
 
 
 def _touched(

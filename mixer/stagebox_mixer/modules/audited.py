@@ -1,4 +1,4 @@
-"""Changes of one entry: decided, then audited, then written by compare-and-set.
+"""Changes of one entry: decided, then audited, then written by compare-and-set; and what is refused, audited too.
 
 As :mod:`stagebox_mixer.lifecycle.audited` does it for racks.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from stagebox.errors import BusError, StageboxError
+from stagebox.errors import BusError, InputError, ModuleError, StageboxError
 from stagebox_mixer.audit import Row
 from stagebox_mixer.lifecycle.audited import AuditLog, record_failure
 from stagebox_mixer.limits import LIMITS
@@ -70,6 +70,13 @@ async def change(
         f"the entry {key!r} keeps changing: gave up after {LIMITS.registry_attempts} tries",
         remedy="try again in a moment",
     )
+
+
+def refused(action: str, subject: str, refusal: ModuleError | InputError, actor: str) -> Row:
+    """Return the row of what was refused, with the code that the API answers."""
+    code = refusal.code if isinstance(refusal, ModuleError) else "invalid"
+    detail: dict[str, str | int] = {"message": refusal.message[: LIMITS.refusal_message_chars]}
+    return Row(actor, action, subject, "refused", code, detail)
 
 
 async def _write(entries: Entries[_Entry], key: str, entry: _Entry | None, revision: int | None) -> None:

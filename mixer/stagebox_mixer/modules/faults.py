@@ -23,7 +23,8 @@ EXCUSED = frozenset(
         "revoked",
         "not_assigned",
         "unknown_module",
-        # it is that rack's disk, clock or past
+        # it is that rack's room, disk, clock or past
+        "modules_full",
         "deny_list_lost",
         "floors_lost",
         "floors_full",

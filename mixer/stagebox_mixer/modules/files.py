@@ -11,8 +11,9 @@ import asyncio
 import base64
 import hashlib
 import json
+import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import structlog
 from nats.js import JetStreamContext
@@ -27,6 +28,10 @@ from stagebox_mixer.streams import WASM_OBJECTS
 log = structlog.get_logger()
 
 _STREAM = f"OBJ_{WASM_OBJECTS}"
+_OBJECTS = f"$O.{WASM_OBJECTS}."
+_INFO = f"{_OBJECTS}M."
+_PIECES = f"{_OBJECTS}C."
+_NAME = re.compile(r"[0-9a-f]{64}\Z")
 
 
 class ModuleFiles:
@@ -76,6 +81,34 @@ class ModuleFiles:
         """
         await self._read(digest)
 
+    async def unneeded(self, needed: Collection[bytes]) -> frozenset[str]:
+        """Return the subjects of all that is stored beyond the files of ``needed``, pieces of files half stored too.
+
+        What is not named as a file of ours is left alone.
+
+        Raises:
+            BusError: the store cannot be read.
+        """
+        with explained("the store of modules"):
+            async with asyncio.timeout(LIMITS.module_store_s):
+                info = await self._jetstream().stream_info(_STREAM, subjects_filter=f"{_OBJECTS}>")
+                stored = frozenset(info.state.subjects or {})
+                kept = {_subject(digest.hex()) for digest in needed}
+                kept |= {subject for subject in stored if subject.startswith(_INFO) and not _is_ours(subject)}
+                places = [await self._place(subject) for subject in kept]
+                kept |= {f"{_PIECES}{place[0]}" for place in places if place is not None}
+        return stored - kept
+
+    async def remove(self, subjects: Collection[str]) -> None:
+        """Remove everything under subjects that :meth:`unneeded` returned.
+
+        Raises:
+            BusError: it cannot be removed, or not all of it.
+        """
+        with explained("the store of modules"):
+            for subject in sorted(subjects):  # pieces before the information by which they are found again
+                await self._jetstream().purge_stream(_STREAM, subject=subject)
+
     def _keep(self, digest: bytes, data: bytes) -> None:
         if digest not in self._kept:
             self._kept_bytes += len(data)
@@ -99,17 +132,15 @@ class ModuleFiles:
     async def _fetch(self, name: str) -> bytes:
         """Return what is stored under ``name``, whatever it is, up to one byte more than a module may have."""
         js = self._jetstream()
-        subject = f"$O.{WASM_OBJECTS}.M.{base64.urlsafe_b64encode(name.encode()).decode()}"
+        place = await self._place(_subject(name))
         try:
-            found = await js.get_msg(_STREAM, subject=subject, direct=True)
-            chunks = _chunks_of(found.data or b"")
-            if chunks is None:
+            if place is None:
                 raise NotFoundError
             parts: list[bytes] = []
             size, after = 0, 1
-            while size < chunks[1]:
+            while size < place[1]:
                 part = await js.get_msg(
-                    _STREAM, seq=after, subject=f"$O.{WASM_OBJECTS}.C.{chunks[0]}", direct=True, next=True
+                    _STREAM, seq=after, subject=f"{_PIECES}{place[0]}", direct=True, next=True
                 )
                 if not part.data or part.seq is None:
                     raise BusError("the store of modules answers with an empty piece")
@@ -119,9 +150,31 @@ class ModuleFiles:
             raise ModuleError("unknown_module", f"no module with the digest {name} is stored") from None
         return b"".join(parts)
 
+    async def _place(self, subject: str) -> tuple[str, int] | None:
+        """Return where a file's pieces are and how many bytes they have; None if there is no such file."""
+        try:
+            found = await self._jetstream().get_msg(_STREAM, subject=subject, direct=True)
+        except NotFoundError:
+            return None
+        return _place_in(found.data or b"")
 
-def _chunks_of(info: bytes) -> tuple[str, int] | None:
-    """Return where an object's pieces are and how many bytes they have; None if that is not said, or deleted."""
+
+def _subject(name: str) -> str:
+    """Return where the information of the object of that name is."""
+    return f"{_INFO}{base64.urlsafe_b64encode(name.encode()).decode()}"
+
+
+def _is_ours(subject: str) -> bool:
+    """Tell whether the object of that information has a name that :meth:`ModuleFiles.put` gives."""
+    try:
+        name = base64.urlsafe_b64decode(subject.removeprefix(_INFO)).decode()
+    except ValueError:
+        return False
+    return _NAME.match(name) is not None
+
+
+def _place_in(info: bytes) -> tuple[str, int] | None:
+    """Read an object's information; None if it does not say where its pieces are, or was deleted."""
     try:
         fields = json.loads(info)
         nuid, size = fields["nuid"], fields["size"]

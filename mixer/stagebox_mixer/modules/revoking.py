@@ -72,13 +72,7 @@ class Revoker:
             ModuleError: it was never imported. BusError: it is not in effect.
         """
         catalogue = await self._store.catalogue()
-        entry = catalogue.module(name, version)
-        if entry is None:
-            raise ModuleError(
-                "unknown_module",
-                f"no module {name[:64]}@{version[:64]} was imported",
-                remedy="stagebox wasm list",
-            )
+        entry = catalogue.imported(name, version)
         row = Row(actor, "module_revoke", entry.title, "ok", reason, {"sha256": entry.vendor_digest.hex()})
         # By the vendor's bytes every countersignature is hit, also one that is being made now.
         bans = [(DenyKind.MODULE, module_value(digest)) for digest in (entry.vendor_digest, entry.digest)]

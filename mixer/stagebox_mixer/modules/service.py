@@ -29,11 +29,13 @@ from stagebox_mixer.modules.answering import ModuleAnswers
 from stagebox_mixer.modules.assigning import Wanted, matches
 from stagebox_mixer.modules.assignments import Assigner
 from stagebox_mixer.modules.delivery import Commands, SheetDelivery
-from stagebox_mixer.modules.importing import Imported, Importer, ImportOptions, Prove
+from stagebox_mixer.modules.importing import Imported, Importer, Prove
+from stagebox_mixer.modules.judging import ImportOptions
 from stagebox_mixer.modules.model import Assignment, ModuleEntry
 from stagebox_mixer.modules.revoking import Revoked, Revoker
 from stagebox_mixer.modules.sheets import Sheets
 from stagebox_mixer.modules.store import Catalogue, ModuleStore
+from stagebox_mixer.modules.sweeping import Sweeper
 from stagebox_mixer.modules.vendors import ListedVendor, Vendors
 from stagebox_mixer.modules.watching import FaultWatch
 from stagebox_mixer.registry.model import RackEntry
@@ -91,6 +93,7 @@ class ModuleService:
             cluster=cluster, authority=authority, vendors=self._vendors, store=self._store, audit=audit,
             prove=prove, lock=lock, clock=clock,
         )  # fmt: skip
+        self._sweeper = Sweeper(self._store, lock)
         self._assigner = Assigner(
             store=self._store, importer=self._importer, racks=registry, audit=audit, lock=lock, clock=clock
         )
@@ -122,8 +125,10 @@ class ModuleService:
         await self.delivery.stop()
 
     async def run(self) -> None:
-        """Take failed versions back, as long as the mixer runs."""
-        await self.watch.run()
+        """Take failed versions back, and remove files that nothing needs, as long as the mixer runs."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.watch.run(), name="module-watch")
+            group.create_task(self._sweeper.run(), name="module-sweep")
 
     # --- racks ------------------------------------------------------------------------------------------
 

@@ -31,11 +31,12 @@ log = structlog.get_logger()
 
 def inserts_of(rack: str, catalogue: Catalogue) -> tuple[Insert, ...]:
     """Return what a rack runs, in the order in which it was assigned; what is revoked is left out. Pure."""
-    found = (_insert(item, rack, catalogue) for item in catalogue.assignments)
+    found = (insert_of(item, rack, catalogue) for item in catalogue.assignments)
     return tuple(insert for insert in found if insert is not None)
 
 
-def _insert(assignment: Assignment, rack: str, catalogue: Catalogue) -> Insert | None:
+def insert_of(assignment: Assignment, rack: str, catalogue: Catalogue) -> Insert | None:
+    """Return what an assignment puts on a rack's sheet, None if nothing. Pure."""
     running = runs_on(assignment, rack)
     if running is None:
         return None

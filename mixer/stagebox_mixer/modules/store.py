@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
 from nats.js import JetStreamContext
 
 from stagebox.control.denylist import DenyList
+from stagebox.errors import ModuleError
 from stagebox_mixer.denial.fresh import Fresh
 from stagebox_mixer.limits import LIMITS
 from stagebox_mixer.modules.files import ModuleFiles
@@ -43,6 +44,21 @@ class Catalogue:
         """Return one version, or None."""
         return self.modules.get((name, version))
 
+    def imported(self, name: str, version: str) -> ModuleEntry:
+        """Return one version.
+
+        Raises:
+            ModuleError: ``unknown_module``: there is none.
+        """
+        entry = self.module(name, version)
+        if entry is None:
+            raise ModuleError(
+                "unknown_module",
+                f"no module {name[:64]}@{version[:64]} was imported",
+                remedy="stagebox wasm list",
+            )
+        return entry
+
     def revoked(self, entry: ModuleEntry) -> bool:
         """Tell whether a module, or its vendor, is revoked."""
         denied = self.denied.matches_module((entry.digest, entry.vendor_digest), (entry.key_id,))
@@ -55,6 +71,11 @@ class Catalogue:
     def assignment(self, name: str) -> Assignment | None:
         """Return one assignment, or None."""
         return next((item for item in self.assignments if item.id == name), None)
+
+    def after(self, changed: Assignment) -> Catalogue:
+        """Return everything as it is once ``changed`` is stored."""
+        others = [item for item in self.assignments if item.id != changed.id]
+        return replace(self, assignments=_in_order([*others, changed]))
 
 
 class ModuleStore:
@@ -84,6 +105,11 @@ class ModuleStore:
         )
         return Catalogue(
             {(entry.name, entry.version): entry for entry in modules.values()},
-            tuple(sorted(assignments.values(), key=lambda item: (item.created, item.id))),
+            _in_order(assignments.values()),
             denied,
         )
+
+
+def _in_order(assignments: Iterable[Assignment]) -> tuple[Assignment, ...]:
+    """As they were made."""
+    return tuple(sorted(assignments, key=lambda item: (item.created, item.id)))

@@ -59,6 +59,7 @@ class ModuleFormatLimits:
     max_inserts: int = 256
     max_insert_id_chars: int = 63
     module_chunk_bytes: int = 256 << 10
+    rack_modules_bytes: int = 64 * 2**20  # of the files of one sheet; each counts once
 
 
 LIMITS = ModuleFormatLimits()

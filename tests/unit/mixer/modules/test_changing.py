@@ -7,13 +7,15 @@ import hashlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Generic, TypeVar, cast
 
 import pytest
 
 from stagebox.control.denylist import DenyList, denied, module_value
-from stagebox.errors import BusError, ModuleError
+from stagebox.errors import BusError, InputError, ModuleError
 from stagebox.modules.capabilities import Capability
+from stagebox.modules.limits import LIMITS as FORMAT
 from stagebox.modules.patch import Point
 from stagebox.modules.statement import ModuleLimits
 from stagebox.modules.verification import verify_countersigned
@@ -21,7 +23,8 @@ from stagebox_mixer.audit import Row
 from stagebox_mixer.modules.assigning import Wanted
 from stagebox_mixer.modules.assignments import Assigner
 from stagebox_mixer.modules.faults import Fault
-from stagebox_mixer.modules.importing import Importer, ImportOptions, prove
+from stagebox_mixer.modules.importing import Importer, prove
+from stagebox_mixer.modules.judging import ImportOptions
 from stagebox_mixer.modules.model import Assignment, AssignmentState, ModuleEntry
 from stagebox_mixer.modules.revoking import Revoker
 from stagebox_mixer.modules.store import Catalogue
@@ -145,6 +148,7 @@ class Bench:
         self.files = Files(self.journal)
         self.bans = DenyList(self.cluster.name)
         self.changed: list[str] = []
+        self.racks: list[str] = []
         vendors, lock, store = Vendors(self.keys), asyncio.Lock(), cast(Any, self)
         self.importer = Importer(
             cluster=self.cluster.name, authority=self.cluster.keys.authority, vendors=vendors, store=store,
@@ -167,7 +171,7 @@ class Bench:
         )
 
     async def all_racks(self) -> list[Any]:
-        return []
+        return [SimpleNamespace(name=name, removed_at=0) for name in self.racks]
 
     async def prove(self, data: bytes) -> None:
         self.journal.step("prove")
@@ -260,6 +264,21 @@ async def test_serials_of_a_module_rise_whatever_the_clock_does(bench: Bench) ->
     assert first.serial < second.serial < third.serial
     assert third.digest != first.digest
     assert replace(third, digest=first.digest, size=first.size, serial=first.serial) == first
+
+
+async def test_what_a_clock_that_was_far_ahead_countersigned_is_countersigned_again_by_the_right_one(
+    bench: Bench,
+) -> None:
+    right, bench.now = bench.now, bench.now + 20 * DAY
+    first = await bench.take("1.0.0")
+    bench.now = right
+    again = await bench.importer.reissue("gain", "1.0.0", actor=ACTOR)
+    assert again.serial == first.serial + 1
+    file = verify_countersigned(
+        bench.files.held[again.digest], cluster=bench.cluster.name,
+        cluster_public=bench.cluster.keys.authority.public, now_ns=right,
+    )  # fmt: skip
+    assert file.cluster.statement.issued == right
 
 
 async def test_a_version_that_came_meanwhile_is_not_overwritten(bench: Bench) -> None:
@@ -434,6 +453,29 @@ async def test_an_assignment_that_cannot_be_written_says_so(bench: Bench) -> Non
         await bench.assign("1.0.0")
     assert bench.journal.of("module_assign") == [("ok", ""), ("failed", "storage")]
     assert (bench.assignments.held, bench.changed) == ({}, [])
+
+
+@pytest.mark.parametrize("why", ["senseless", "not imported", "no room"])
+async def test_an_assignment_that_is_refused_changes_nothing_but_the_audit(bench: Bench, why: str) -> None:
+    entry = await bench.take()
+    await bench.assign("1.0.0", params={"gain": 2.0})
+    bench.racks = ["stage-left"]
+    name, version, code = {
+        "senseless": ("no name", "1.0.0", "invalid"),
+        "not imported": ("room", "9.0.0", "unknown_module"),
+        "no room": ("room", "2.0.0", "invalid"),
+    }[why]
+    await bench.take("2.0.0")
+    large = replace(entry, size=FORMAT.rack_modules_bytes)
+    bench.modules.held[entry.key] = Stored(large, 1)
+    bench.journal.steps.clear()
+    before, bench.changed = dict(bench.assignments.held), []
+    with pytest.raises((InputError, ModuleError)) as caught:
+        await bench.assign(version, name)
+    assert bench.journal.of("module_assign")[1:] == [("refused", code)]
+    row = bench.journal.rows[-1]
+    assert (row.actor, row.subject, row.detail) == (ACTOR, name, {"message": caught.value.message})
+    assert (bench.assignments.held, bench.changed, bench.journal.steps) == (before, [], [])
 
 
 async def test_two_who_change_one_assignment_at_once_decide_one_after_the_other(bench: Bench) -> None:

@@ -68,8 +68,9 @@ def test_an_alert_of_before_the_assignment_blames_nobody() -> None:
     assert blamed(after, [ROLLOUT]) == [ROLLOUT]
 
 
-def test_a_rack_that_keeps_no_more_floors_says_nothing_against_a_version() -> None:
-    assert blamed(replace(FAULT, code="floors_full"), [ROLLOUT]) == []
+@pytest.mark.parametrize("code", ["floors_full", "modules_full"])
+def test_a_rack_that_keeps_no_more_says_nothing_against_a_version(code: str) -> None:
+    assert blamed(replace(FAULT, code=code), [ROLLOUT]) == []
 
 
 def test_the_new_version_on_that_rack_is_to_blame() -> None:
