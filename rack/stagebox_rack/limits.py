@@ -217,22 +217,26 @@ class RackLimits:
     module_swap_wait: float = 0.5  # the version before is heard so long while the next one starts
     module_fade_wait: float = 0.2  # what is taken down may fade out for so long: two meter frames, and some
     module_take_away: float = 0.7  # a host that holds on to what is taken away for longer is ended
+    module_withdraw: float = 0.3  # and for longer to what was revoked: its audio passes from then on
     module_host_silence: float = 1.0  # a host that does not answer for this long, and an epoch, is replaced
     module_host_watch: float = 0.1
     module_host_start: float = 20.0
-    module_host_stop: float = 2.0
     module_host_retry_first: float = 0.1
     module_host_retry_max: float = 10.0
     module_host_settled: float = 60.0  # a host that lived this long is restarted at once
     module_host_nice: int = 5
-    module_host_data_bytes: int = 1 << 30  # memory it can write to
+    module_host_data_bytes: int = 2 << 30  # memory it can write to; the next two are of it
+    module_host_room_bytes: int = (
+        1 << 30
+    )  # for what is placed on it: 51 modules as they are granted by default
+    module_host_swap_bytes: int = 512 << 20  # and for versions that end while the next ones start
+    module_instance_bytes: int = 4 << 20  # what an instance takes beside its memory; 3 MiB was the most seen
     module_host_descriptors: int = 1024
     module_host_words_bytes: int = 4 << 10  # of its standard error that are kept for the log
-    module_start_fuel: int = 100_000_000  # from instantiation to the end of init
+    module_start_fuel: int = 10_000_000  # from instantiation to the end of init; its neighbours wait as long
     module_call_fuel: int = 20_000  # what calling the host costs a guest: about what it takes
     module_tick: float = 0.05  # of the epoch
     module_epoch_least: float = 0.2  # a shorter one would trip innocents
-    module_stack_bytes: int = 512 << 10
     module_logs_per_s: int = 10
     module_log_bytes: int = 1 << 10
     module_out_chars: int = 63

@@ -21,6 +21,7 @@ from scipy import signal
 from bench.table import Row
 from stagebox.modules.compiling import compile_module
 from stagebox.modules.engine import make_engine
+from stagebox.modules.statement import ModuleLimits
 from stagebox.modules.verification import verify_countersigned
 from stagebox_rack.limits import LIMITS
 from stagebox_rack.modules.hosting.hosted import HostedModule, PlacedModule
@@ -68,7 +69,8 @@ def gain(channels: int) -> HostedModule:
     buffers = -(-4 * channels * BLOCK // 65_536) * 65_536
     wat = gain_wat(pages=64).replace("131072", str(buffers)).replace("196608", str(65_536 + buffers))
     wat = wat.replace('(export "memory") 5 64', f'(export "memory") {1 + 2 * buffers // 65_536} 64')
-    return hosted(wat, name="gain", params={0: 0.5})
+    limits = ModuleLimits(memory_bytes=64 * 65_536)  # a host has room for a hundred of them
+    return hosted(wat, name="gain", limits=limits, params={0: 0.5})
 
 
 def sections() -> npt.NDArray[np.float64]:

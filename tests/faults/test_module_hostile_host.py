@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stagebox.modules.capabilities import Capability
+from stagebox.modules.statement import ModuleLimits
 from stagebox_rack.audio.capture import StreamFormat
 from stagebox_rack.audio.channel_map import ChannelMap
 from stagebox_rack.audio.insert import InsertPoint
@@ -19,7 +21,7 @@ from stagebox_rack.audio.pipeline import SourcePipeline
 from stagebox_rack.audio.ring import Block, BlockFlag
 from stagebox_rack.metering.conditions import ConditionSettings
 from stagebox_rack.metering.layout import MeterLayout, Programme
-from stagebox_rack.modules.hosting.hosted import Faulted, HostDied, InsertState, Logged, Stopped
+from stagebox_rack.modules.hosting.hosted import Emitted, Faulted, HostDied, InsertState, Logged, Stopped
 from stagebox_rack.modules.hosting.lane import ANSWERED, ASKED, FRAMES, FUEL, REPLY, STATUS, WET
 from stagebox_rack.modules.hosting.stage import Stage as Page
 from support.hostile_hosts import Captor, Taken, hosts_that
@@ -165,6 +167,30 @@ def _order(self, lane, pairs):
             assert [event.strikes for event in stage.of(Faulted) if event.insert == "one"] == [1, 2, 3]
             assert [event.insert for event in stage.of(Stopped) if event.insert == "one"] == ["one"]
             assert stage.of(Logged) == []
+
+
+async def test_records_that_a_host_makes_up_are_taken_at_twice_the_modules_rate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    body = """
+def _order(self, lane, pairs):
+    super()._order(lane, pairs)
+    for number, _ in pairs:
+        for _ in range(200):
+            self._tell({
+                "Event": "record", "Instance": number, "Out": "leq", "Data": b"\\xa0", "Start": 0, "Time": 0,
+            })
+"""
+    granted, limits = (Capability.AUDIO, Capability.EMIT), ModuleLimits(records_per_s=5)
+    with hosts_that(body, monkeypatch):
+        async with module_stage() as stage:
+            begun = time.monotonic()
+            await stage.chain(placed(granted=granted, limits=limits))
+            # Each host answers this after all that it said before.
+            await stage.chain(placed(insert="silent"), name="silent")
+            most = 2 * limits.records_per_s * (1 + time.monotonic() - begun)
+            assert 2 * limits.records_per_s <= len(stage.of(Emitted)) <= most
+            assert {event.insert for event in stage.of(Emitted)} == {"one"}, "what was granted"
 
 
 async def test_counts_that_a_host_makes_up_stay_numbers_that_everybody_can_read(

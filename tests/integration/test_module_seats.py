@@ -15,6 +15,7 @@ import pytest
 from stagebox.errors import CaptureError
 from stagebox.modules.capabilities import Capability
 from stagebox.modules.compiling import compile_module
+from stagebox.modules.limits import LIMITS as FORMAT
 from stagebox.modules.patch import Insert, Point
 from stagebox.modules.statement import ModuleLimits
 from stagebox_rack.audio.capture import StreamFormat
@@ -255,3 +256,33 @@ async def test_a_tap_whose_thread_cannot_be_started_reads_nothing_any_more(
     with pytest.raises(RuntimeError):
         TapRunner("main", tap, InsertPoint())
     assert len(closed) == 1
+
+
+async def test_what_its_host_has_no_room_for_is_taken_to_another() -> None:
+    def large(insert: str, source: str) -> Placed:
+        one = placed(insert, source)
+        limits = ModuleLimits(memory_bytes=FORMAT.memory_bytes)
+        return dataclasses.replace(one, module=dataclasses.replace(one.module, limits=limits))
+
+    most = LIMITS.module_host_room_bytes // (FORMAT.memory_bytes + LIMITS.module_instance_bytes)
+    async with module_stage(2) as stage:
+        scene = Scene(stage)
+        scene.rates = dict.fromkeys(("a", "b", "c"), RATE)
+        # The first and the third are opened on one host, which the first fills.
+        wanted = (*(large(f"a{n}", "a") for n in range(most)), placed("b", "b"), large("c", "c"))
+        await scene.patching.arrange(wanted)
+        await scene.running(*(one.insert.id for one in wanted))
+        async with Playing(scene.meters.at("c")) as playing:
+            await playing.until(0.5)
+        # Beyond both hosts' room it waits, and comes when there is some.
+        more = tuple(large(f"b{n}", "b") for n in range(most - 1))
+        await scene.patching.arrange((*wanted, *more))
+        waiting = [
+            one
+            for one, found in scene.patching.running().items()
+            if (found.state, found.code) == ("waiting", "no_room")
+        ]
+        assert waiting
+        await scene.patching.arrange((*wanted[most:], *more))
+        await scene.running(*waiting)
+        await scene.patching.stop()

@@ -56,7 +56,8 @@ class Zygote:
 
     def __init__(self, module: str) -> None:
         self._module = module
-        self._pid = 0
+        self._pid: int | None = None
+        self._doomed = False
         self.noise: list[str] = []
 
     async def __aenter__(self) -> Self:
@@ -76,19 +77,19 @@ class Zygote:
     ) -> AsyncIterator[list[str]]:
         """Start a job and yield what it says, as words, until it ends; then ``["ended", status]``."""
         assert self._process.stdin is not None
+        self._doomed = False
         order = {"job": job, "point": point, "nth": nth, "arguments": arguments}
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
         async for words in self._words():
-            if words[0] == "pid":
-                self._pid = int(words[1])
-                continue
             yield words
             if words[0] == "ended":
                 return
 
     def kill(self) -> None:
-        """``kill -9`` the job that runs."""
-        os.kill(self._pid, signal.SIGKILL)
+        """``kill -9`` the job that runs, or that is being started: a zygote that still imports has none yet."""
+        self._doomed = True
+        if self._pid is not None:
+            os.kill(self._pid, signal.SIGKILL)
 
     async def bury(self) -> None:
         """``kill -9`` a job whose words nobody hears any more, so that another may begin."""
@@ -101,7 +102,15 @@ class Zygote:
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             if line.startswith(_SAID):
-                yield line[len(_SAID) :].decode().split()
+                words = line[len(_SAID) :].decode().split()
+                if words[0] == "pid":
+                    self._pid = int(words[1])
+                    if self._doomed:
+                        self.kill()
+                    continue
+                if words[0] == "ended":
+                    self._pid = None
+                yield words
             elif line.strip():
                 self.noise = [*self.noise[-40:], line.decode(errors="replace").rstrip()]
         raise AssertionError("the zygote ended: " + "\n".join(self.noise))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,6 +38,14 @@ class Arranger(Protocol):
         When it returns nothing else is heard any more; what is new may still be starting. So it does not wait for a
         compiler: a denial must come through within a second. Equal entries of the call before go on untouched. It
         is never called twice at a time, and again with the same set after it raised or when sources are captured.
+        """
+        ...
+
+    async def withdraw(self, gone: Collection[Placed]) -> None:
+        """Take these out of all audio now, though something else is being arranged: a revocation waits for nothing.
+
+        When it returns none of them is heard any more, whether it was in use, on its way or just leaving; that takes
+        well under a second, whatever the hosts do. The next :meth:`arrange` decides anew. It does not raise.
         """
         ...
 

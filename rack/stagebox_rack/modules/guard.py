@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from stagebox.control.denylist import DenyList
 from stagebox.errors import InputError, ModuleError
 from stagebox.modules.capabilities import Capability
-from stagebox.modules.interface import check_interface, read_interface
+from stagebox.modules.interface import check_interface, read_interface, tightened
 from stagebox.modules.params import resolve
 from stagebox.modules.patch import Insert, Point
 from stagebox.modules.statement import ModuleLimits
@@ -108,7 +108,7 @@ class Guard:
         _check_point(admitted.granted, insert)
         interface = read_interface(data, file.sections)
         check_interface(interface, admitted.granted, admitted.limits, file.params)
-        return admitted
+        return replace(admitted, limits=tightened(admitted.limits, interface))
 
 
 def recheck(admitted: Admitted, *, denied: DenyList, floor: int, now_ns: int) -> None:

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from stagebox_rack.asking import MixerDesk, RequestBus
 from stagebox_rack.limits import LIMITS
 from stagebox_rack.modules.arranging import Arranger
+from stagebox_rack.modules.endings import Denials
 from stagebox_rack.modules.fetching import ModuleFetcher
 from stagebox_rack.modules.guard import Guard
 from stagebox_rack.modules.judging import Judge
 from stagebox_rack.modules.library import ModuleLibrary
 from stagebox_rack.modules.serials import FILE_NAME as SERIALS
 from stagebox_rack.modules.serials import SerialFloors
-from stagebox_rack.modules.service import Denials, ModuleService, Report
+from stagebox_rack.modules.service import ModuleService, Report
 from stagebox_rack.modules.sheet_store import FILE_NAME as SHEET
 from stagebox_rack.modules.sheet_store import SheetStore
 from stagebox_rack.modules.supply import ModuleSupply

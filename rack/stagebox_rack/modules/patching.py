@@ -74,14 +74,21 @@ class Patching:
         self._buses = buses
         self._seats: dict[Place, Seat] = {}
         self._wanted: tuple[Placed, ...] = ()
+        self._withdrawn: list[Placed] = []  # since they were last wanted
         self._waiting: dict[str, str] = {}
+        self._lacking: OSError | None = None  # what kept something from being seated in this pass
         self._changing = asyncio.Lock()
 
     async def arrange(self, wanted: tuple[Placed, ...]) -> None:
         """Run exactly ``wanted``; see :class:`Arranger`. Said again it seats what waited for its source."""
         async with self._changing:
-            self._wanted = wanted
+            self._wanted, self._withdrawn = wanted, []
             await self._follow()
+
+    async def withdraw(self, gone: Collection[Placed]) -> None:
+        """Take these out of all audio now, whatever is being arranged; see :class:`Arranger`."""
+        self._withdrawn += gone
+        await self._hosts.withdraw([_hosted(one) for one in gone])
 
     async def stop(self) -> None:
         """Take every seat down."""
@@ -103,26 +110,41 @@ class Patching:
             groups.setdefault(Place.of(placed.insert), []).append(placed)
         await self._take_down([place for place in self._seats if place not in groups])
         self._waiting = {}
-        seats: dict[Place, Seat] = {}
-        lacking: OSError | None = None
-        for place, group in groups.items():
-            try:
-                seats[place] = await self._seat(place)
-            except (StageboxError, OSError) as error:
-                code = "not_captured" if isinstance(error, CaptureError) else "no_such_place"
-                if isinstance(error, OSError):
-                    code, lacking = "no_room", error
-                self._waiting |= {placed.insert.id: code for placed in group}
-                await self._take_down([place])
+        self._lacking = None
+        seats = {place: await self._seat_if_can(place, group) for place, group in groups.items()}
         # At once: each may wait for a successor, and what is taken away at another is not to wait for that.
-        await asyncio.gather(*(self._fill(place, seat, groups[place]) for place, seat in seats.items()))
-        if lacking is not None:
-            raise lacking  # so it is tried again
+        await asyncio.gather(
+            *(self._fill(place, seat, groups[place]) for place, seat in seats.items() if seat is not None)
+        )
+        await self._move(groups)
+        if self._lacking is not None:
+            raise self._lacking  # so it is tried again
+
+    async def _move(self, groups: Mapping[Place, list[Placed]]) -> None:
+        """Take what its host has no room for to one that has, with all that sits beside it: better dry for a moment."""
+        for place, group in groups.items():
+            held = self._seats.get(place)
+            if held is None or not self._hosts.could_move(held.line):
+                continue
+            await self._take_down([place])
+            seat = await self._seat_if_can(place, group)
+            if seat is not None:
+                await self._fill(place, seat, group)
+
+    async def _seat_if_can(self, place: Place, group: list[Placed]) -> Seat | None:
+        """Return the seat at ``place``; None if there is none, and ``group`` waits."""
+        try:
+            return await self._seat(place)
+        except (StageboxError, OSError) as error:
+            code = "not_captured" if isinstance(error, CaptureError) else "no_such_place"
+            if isinstance(error, OSError):
+                code, self._lacking = "no_room", error
+            self._waiting |= {placed.insert.id: code for placed in group}
+            await self._take_down([place])
+            return None
 
     async def _fill(self, place: Place, seat: Seat, group: list[Placed]) -> None:
-        await self._hosts.arrange(
-            seat.line, [PlacedModule(one.insert.id, one.module.hosted) for one in group]
-        )
+        await self._hosts.arrange(seat.line, [_hosted(one) for one in group if one not in self._withdrawn])
         await self._connect(place, seat)
 
     async def _seat(self, place: Place) -> Seat:
@@ -198,6 +220,10 @@ class Patching:
         for seat in seats:
             await self._disconnect(seat)
             await self._hosts.close(seat.line)
+
+
+def _hosted(placed: Placed) -> PlacedModule:
+    return PlacedModule(placed.insert.id, placed.module.hosted)
 
 
 async def _faded(chains: Collection[Chain]) -> None:

@@ -2,8 +2,8 @@
 
 ``modules/serials.cbor`` is raised durably before a file is given to a compiler, so an older file of that module never
 runs here again, whoever brings it. A missing file is a rack that never ran a module. A damaged one, or one of another
-cluster or rack, admits nothing until the mixer, asked afresh, has said which files are wanted now. Format:
-docs/reference/module-state.md.
+cluster or rack, admits nothing until the mixer, asked afresh, has said which files are wanted now. Fields of a later
+release are kept. Format: docs/reference/module-state.md.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ FILE_NAME = "serials.cbor"
 _WHAT = "serial floors"
 
 
-def encode(floors: Mapping[str, int], *, cluster: str, rack: str) -> bytes:
-    """Return the file's content."""
-    return summed.encode({"Cluster": cluster, "Rack": rack, "Floors": dict(floors)})
+def encode(
+    floors: Mapping[str, int], *, cluster: str, rack: str, extra: Mapping[str, Any] | None = None
+) -> bytes:
+    """Return the file's content; ``extra`` are fields of a later release."""
+    return summed.encode({**(extra or {}), "Cluster": cluster, "Rack": rack, "Floors": dict(floors)})
 
 
-def decode(data: bytes, *, cluster: str, rack: str) -> dict[str, int]:
-    """Parse a file's content.
+def decode(data: bytes, *, cluster: str, rack: str) -> tuple[dict[str, int], dict[str, Any]]:
+    """Parse a file's content; return the floors, and the fields that are not known here.
 
     Raises:
         DecodeError: damaged, of an unknown version, or another rack's.
@@ -43,7 +45,7 @@ def decode(data: bytes, *, cluster: str, rack: str) -> dict[str, int]:
     raw: dict[str, Any] = cbor.expect_map(cbor.take(fields, "Floors", dict, _WHAT), _WHAT)
     if len(raw) > LIMITS.module_floors:
         raise DecodeError(f"{_WHAT} are of {len(raw)} modules")
-    return {_name(name): cbor.take_uint(raw, name, _WHAT) for name in list(raw)}
+    return {_name(name): cbor.take_uint(raw, name, _WHAT) for name in list(raw)}, fields
 
 
 class SerialFloors:
@@ -54,6 +56,7 @@ class SerialFloors:
         self._cluster = cluster
         self._rack = rack
         self._floors: dict[str, int] = {}
+        self._extra: dict[str, Any] = {}
         self._writing = threading.Lock()
         self.lost = "not read yet"
         """Why it is not known what ran here; empty if it is. While it is not, no module is admitted."""
@@ -62,7 +65,10 @@ class SerialFloors:
         """Read what is stored."""
         try:
             data = read_plain(self._path, max_bytes=LIMITS.module_floors_bytes)
-            self._floors = {} if data is None else decode(data, cluster=self._cluster, rack=self._rack)
+            if data is None:
+                self._floors, self._extra = {}, {}
+            else:
+                self._floors, self._extra = decode(data, cluster=self._cluster, rack=self._rack)
         except (DecodeError, StorageError) as error:
             self.lost = error.message
         else:
@@ -89,13 +95,14 @@ class SerialFloors:
             if not raised:
                 return
             floors = {**self._floors, **raised}
-            if len(floors) > LIMITS.module_floors:
+            data = self._encoded(floors, self._extra)
+            if len(floors) > LIMITS.module_floors or len(data) > LIMITS.module_floors_bytes:
                 raise ModuleError(
                     "floors_full",
                     f"this rack has run {len(self._floors)} modules and keeps no more serial floors",
                     remedy=f"with the rack stopped, remove {self._path}",
                 )
-            write_atomic(self._path, encode(floors, cluster=self._cluster, rack=self._rack))
+            write_atomic(self._path, data)
             self._floors = floors
 
     def restore(self) -> None:
@@ -106,8 +113,11 @@ class SerialFloors:
         """
         with self._writing:
             if self.lost:
-                write_atomic(self._path, encode({}, cluster=self._cluster, rack=self._rack))
-                self._floors, self.lost = {}, ""
+                write_atomic(self._path, self._encoded({}, {}))
+                self._floors, self._extra, self.lost = {}, {}, ""
+
+    def _encoded(self, floors: Mapping[str, int], extra: Mapping[str, Any]) -> bytes:
+        return encode(floors, cluster=self._cluster, rack=self._rack, extra=extra)
 
     def _require(self) -> None:
         if self.lost:

@@ -3,7 +3,8 @@
 One pass at a time brings what runs in line with what is signed: it stops what may not run any more, judges what waits,
 and tells the supply what is missing. A pass reads the newest sheet, deny list and time when it begins, and whatever
 comes meanwhile makes another one, so nothing is lost and the latest counts. No pass waits for the network: the rack
-runs from its library and its held sheet when there is no mixer, and a denial is carried out while a file is on its way.
+runs from its library and its held sheet when there is no mixer. A denial waits for no pass, :mod:`.endings` carries it
+out beside them.
 
 What is refused is never given to the arranger, so nothing compiles it; it is an alert, once a cause and process.
 Nothing that goes wrong here ends the rack or touches its audio.
@@ -14,19 +15,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
 from stagebox.control.command import Command, CommandVerb
-from stagebox.control.denylist import DenyList
 from stagebox.errors import ModuleError, StageboxError
 from stagebox.logs import printable
 from stagebox.modules.patch import Insert
 from stagebox_rack.commands.service import CommandRefused, Handler
 from stagebox_rack.limits import LIMITS, RackLimits
 from stagebox_rack.modules.arranging import Arranger, Placed, Running
-from stagebox_rack.modules.guard import recheck
+from stagebox_rack.modules.endings import Denials, Endings
 from stagebox_rack.modules.judging import Judge, Verdict
 from stagebox_rack.modules.sheet_store import SheetRefused, SheetStore
 from stagebox_rack.modules.slots import Slot, Slots, SlotState
@@ -36,15 +36,6 @@ from stagebox_rack.modules.trusted_time import TrustedTime
 log = structlog.get_logger()
 
 Report = Callable[[str, dict[str, Any]], None]
-
-
-class Denials(Protocol):
-    """What is needed of the deny list's witness."""
-
-    @property
-    def list(self) -> DenyList | None:
-        """The newest list that verified; None if the one held was damaged and no other came yet."""
-        ...
 
 
 class ModuleService:
@@ -77,12 +68,16 @@ class ModuleService:
         self._limits = limits
         self._monotonic = monotonic
         self._slots = Slots(limits.module_bridge, limits.module_bytes)
+        self._endings = Endings(
+            self._slots, arranger, denials=denials, floors=judge.floors, clock=clock, told=self._ended
+        )
         self._arranged: tuple[Placed, ...] | None = ()  # None: not known, the hosts failed
         self._unseated = False  # sources came since
         self._told: set[tuple[str, bytes, str]] = set()
         self._passing = asyncio.Lock()
         self._offering = asyncio.Lock()
         self._stirred = asyncio.Event()
+        self._denied = asyncio.Event()  # something may be, since it was looked at
         self._due = False  # a pass is
         self._again = False  # and judges anew what does not run
         self._failed = False
@@ -102,6 +97,7 @@ class ModuleService:
     def work(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         """Yield the tasks to run, by name."""
         yield "modules", self._run()
+        yield "module-denials", self._watch_denials()
         yield "module-supply", self._supply.run()
 
     async def stop(self) -> None:
@@ -133,6 +129,7 @@ class ModuleService:
     def denied_changed(self) -> None:
         """A newer deny list is held. May be called from any thread."""
         if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._denied.set)
             self._loop.call_soon_threadsafe(self._look_again)
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -251,11 +248,13 @@ class ModuleService:
             await self._forget_others()
         if self._clock.stepped() or again:
             self._slots.again()  # a clock that was wrong ends nothing for good
-        self._stop_ended()
+        await self._stop_ended()
         await self._arrange()  # what may not run any more ends before anything else is looked at
         verdicts = await self._verdicts(files)
         self._apply(verdicts)
-        self._stop_ended()  # a serial floor that was raised just now may end another file of that module
+        await (
+            self._stop_ended()
+        )  # a serial floor that was raised just now may end another file of that module
         await self._arrange()
         inserts = (slot.insert for slot in self._slots)
         self._supply.want(tuple(i for i in inserts if i.id in verdicts and verdicts[i.id].missing))
@@ -292,32 +291,29 @@ class ModuleService:
             if error is None or verdict.missing or verdict.later:
                 slot.wait(slot.code or "missing" if error is None else error.code)
             else:
-                slot.refuse(SlotState.REJECTED, error.code)
+                slot.refuse(SlotState.STOPPED if slot.ran else SlotState.REJECTED, error.code)
 
-    def _stop_ended(self) -> None:
-        """Take out what may not run any more; the next :meth:`_arrange` carries it out."""
+    async def _stop_ended(self) -> None:
+        """End what may not run any more: it is out of all audio when this returns, and told."""
         for placed in self._slots.end_bridges(self._monotonic()):
             log.warning("module_not_replaced_in_time", insert=placed.insert.id, version=placed.module.version)
         denied = self._denials.list
         if denied is not None:
             self._clock.heard(denied.time_ns)
-        now_ns = self._clock.now_ns()
-        for slot in self._slots:
-            if slot.placed is None:
-                continue
-            module = slot.placed.module
-            try:
-                if denied is None:
-                    raise ModuleError("deny_list_lost", "it is not known what is denied")
-                recheck(module, denied=denied, floor=self._judge.floors.of(module.name), now_ns=now_ns)
-            except ModuleError as error:
-                self._stop(slot, slot.placed, error)
+        await self._endings.carry_out()
 
-    def _stop(self, slot: Slot, placed: Placed, error: ModuleError) -> None:
-        if slot.state is SlotState.ADMITTED:
-            slot.refuse(SlotState.STOPPED, error.code)
-        else:
-            slot.placed, slot.bridge_until = None, None  # the version that is awaited may be another matter
+    async def _watch_denials(self) -> None:
+        """Carry out denials beside the passes: one may be waiting for what starts, or for a busy host."""
+        while True:
+            await self._denied.wait()
+            self._denied.clear()
+            try:
+                await self._endings.deny()
+            except Exception:
+                log.exception("modules_not_denied")
+                self._stir()  # a pass arranges what is left
+
+    def _ended(self, placed: Placed, error: ModuleError) -> None:
         if self._first(placed.insert, error.code):
             self._alert("module.stopped", _detail(placed.insert, error.code, error.message))
 
@@ -326,7 +322,7 @@ class ModuleService:
         if wanted == self._arranged and not self._unseated:
             return
         self._arranged, self._unseated = None, False
-        await self._arranger.arrange(wanted)
+        await self._endings.arrange(wanted)
         self._arranged = wanted
 
     async def _forget_others(self) -> None:

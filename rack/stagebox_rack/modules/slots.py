@@ -41,19 +41,25 @@ class Slot:
     code: str = ""
     placed: Placed | None = None
     bridge_until: float | None = None
+    ran: bool = False
+    """Whether it was admitted once."""
+    due: bool = False
+    """Whether it is to be judged anew, though it does not run and is not awaited."""
 
     def admit(self, module: Admitted) -> None:
         """It may run."""
         self.state, self.code, self.bridge_until = SlotState.ADMITTED, "", None
+        self.ran, self.due = True, False
         self.placed = Placed(self.insert, module)
 
     def refuse(self, state: SlotState, code: str) -> None:
         """It may not run; neither does what ran in its place."""
         self.state, self.code, self.bridge_until, self.placed = state, code, None, None
+        self.due = False
 
     def wait(self, code: str) -> None:
         """Its file is awaited; what runs in its place goes on."""
-        self.state, self.code = SlotState.WAITING, code
+        self.state, self.code, self.due = SlotState.WAITING, code, False
 
 
 class Slots:
@@ -92,12 +98,11 @@ class Slots:
     def again(self) -> None:
         """Something changed that verdicts depend on: judge anew what does not run."""
         for slot in self:
-            if slot.state in (SlotState.REJECTED, SlotState.STOPPED):
-                slot.wait(slot.code)
+            slot.due = slot.state in (SlotState.REJECTED, SlotState.STOPPED)
 
     def waiting(self) -> tuple[Insert, ...]:
         """Return the inserts to judge."""
-        return tuple(slot.insert for slot in self if slot.state is SlotState.WAITING)
+        return tuple(slot.insert for slot in self if slot.due or slot.state is SlotState.WAITING)
 
     def end_bridges(self, now: float) -> list[Placed]:
         """End the old versions whose time is over; return them."""

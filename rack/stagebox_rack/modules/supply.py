@@ -131,6 +131,7 @@ class ModuleSupply:
         digest, self.fetching = insert.digest, insert.digest
         try:
             data = await self._fetcher.fetch(insert, wanted=lambda: digest in self._wanted)
+            self._wanted.pop(digest, None)  # if it is missing still, the next pass says so
             taken = await self._take_file(insert, data)
         except FetchError as error:
             if error.code != "not_wanted":

@@ -4,7 +4,8 @@ A rack without a battery-backed clock, or with one that was set back, must not r
 newest time under a verified signature of the cluster (a patch sheet, an answer, a passport, a deny list) is a floor;
 from when it was heard it advances with the monotonic clock. The floor never goes back. It is made durable now and
 then: the held sheet and passport carry times of their own. Only signed times raise it, so a wall clock that was wrong
-once does not end every module for good. Format of ``modules/time.cbor``: docs/reference/module-state.md.
+once does not end every module for good. Fields of a later release are kept. Format of ``modules/time.cbor``:
+docs/reference/module-state.md.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -45,6 +47,7 @@ class TrustedTime:
         self._heard = 0
         self._heard_at = monotonic_ns()
         self._saved = 0
+        self._extra: dict[str, Any] = {}
         self._looked: tuple[int, int] | None = None
         self._lock = threading.Lock()
 
@@ -83,7 +86,7 @@ class TrustedTime:
         except (DecodeError, StorageError) as error:
             log.warning("time_floor_unreadable", file=str(self._path), reason=error.message)
             return
-        self._saved = stored
+        self._saved, self._extra = stored, fields
         self.heard(stored)
 
     def save_if_due(self) -> None:
@@ -102,7 +105,7 @@ class TrustedTime:
         """
         floor = self.floor
         if floor > self._saved:
-            write_atomic(self._path, summed.encode({"Floor": floor}))
+            write_atomic(self._path, summed.encode({**self._extra, "Floor": floor}))
             self._saved = floor
 
     def _floor(self) -> int:

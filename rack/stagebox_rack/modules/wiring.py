@@ -5,7 +5,7 @@ Part of the composition root.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
 from stagebox.bus import BusClient
@@ -114,6 +114,10 @@ class Modules:
         self._placed.clear()
         self._placed.update({placed.insert.id: placed for placed in wanted})
         await self._patching.arrange(wanted)
+
+    async def withdraw(self, gone: Collection[Placed]) -> None:
+        """Take these out of all audio now; see :class:`Arranger`."""
+        await self._patching.withdraw(gone)
 
     def running(self) -> Mapping[str, Any]:
         """How each module fares, by insert id."""

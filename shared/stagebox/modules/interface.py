@@ -7,6 +7,7 @@ granted, one bounded memory, and the functions of ABI v1 with their types. See d
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 from stagebox.errors import ModuleError
 from stagebox.modules.capabilities import IMPORT_MODULE, IMPORTS, Capability
@@ -36,6 +37,7 @@ __all__ = [
     "TableType",
     "check_interface",
     "read_interface",
+    "tightened",
 ]
 
 _IMPORT_TYPES = {
@@ -89,6 +91,15 @@ def check_interface(
             _check_export(interface, name, expected)
 
 
+def tightened(limits: ModuleLimits, interface: Interface) -> ModuleLimits:
+    """Return limits with no more memory than a module of this interface can grow to, so that no room is kept idle.
+
+    The interface must have passed :func:`check_interface`.
+    """
+    pages = interface.memories[0].maximum or 0
+    return replace(limits, memory_bytes=max(PAGE_BYTES, pages * PAGE_BYTES))
+
+
 def _check_import(item: Import, granted: Collection[Capability]) -> None:
     what = f"{item.module!r}.{item.name!r}"
     if item.kind is not Kind.FUNC:
@@ -134,12 +145,14 @@ def _check_memory(interface: Interface, limits: ModuleLimits) -> None:
 
 
 def _check_tables(tables: Iterable[TableType], limits: ModuleLimits) -> None:
-    # A table without a maximum may be: its growth is bounded when it runs. What it begins with is not.
-    total = sum(table.minimum if table.maximum is None else table.maximum for table in tables)
-    if total > limits.table_elements:
+    # The engine lets each table grow to what is granted, so only a lone one may do without a maximum.
+    granted = limits.table_elements
+    total = sum(max(one.minimum, granted) if one.maximum is None else one.maximum for one in tables)
+    if total > granted:
         raise ModuleError(
             "table_too_large",
-            f"the module's tables have {total} elements, {limits.table_elements} are granted",
+            f"the module's tables may grow to {total} elements together, {granted} are granted",
+            remedy="declare a maximum for each table: one without counts as all that is granted",
         )
 
 

@@ -56,7 +56,7 @@ def test_the_budgets_it_lists_are_those_of_the_code() -> None:
 
 def test_the_other_figures_are_those_of_the_code() -> None:
     assert f"{RACK.module_call_fuel:,}" in PAGE
-    assert f"{RACK.module_start_fuel:,}" in PAGE
+    assert f"have {RACK.module_start_fuel:,} together" in PAGE
     assert f"{RACK.module_log_bytes:,} bytes" in PAGE
     assert f"over {RACK.module_logs_per_s} a second" in PAGE
     assert f"1 to {RACK.module_out_chars} of" in PAGE
@@ -87,4 +87,13 @@ def test_every_verdict_on_an_interface_is_listed() -> None:
     codes = set(re.findall(r'ModuleError\(\s*"(\w+)"', source))
     assert len(codes) > 8
     for code in codes:
+        assert f"`{code}`" in PAGE, code
+
+
+def test_every_fault_of_a_guest_is_listed() -> None:
+    hosting = Path(__file__).parents[3] / "rack" / "stagebox_rack" / "modules" / "hosting"
+    sources = "".join(path.read_text("utf-8") for path in sorted(hosting.glob("*.py")))
+    codes = {"trap", *re.findall(r'GuestFault\(\s*"(\w+)"', sources)}
+    assert len(codes) > 10
+    for code in sorted(codes):
         assert f"`{code}`" in PAGE, code

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import structlog
@@ -37,6 +37,7 @@ from stagebox_rack.modules.hosting.order import in_step
 from stagebox_rack.modules.hosting.placement import Placement
 from stagebox_rack.modules.hosting.places import Place, Speaker
 from stagebox_rack.modules.hosting.process import HostGone
+from stagebox_rack.modules.hosting.room import NO_ROOM, bytes_for
 from stagebox_rack.modules.hosting.spec import InstanceSpec, wire_params
 
 Report = Callable[[HostEvent], None]
@@ -62,6 +63,9 @@ class Arrangement:
         self._current = host
         self._placements: list[Placement] = []
         self._host: Speaker | None = None
+        self._condemned: Speaker | None = None
+        """A host that was ended for not letting go; it is not spoken to any more."""
+        self._ordering = 0  # orders that the host did not answer yet
         self._due = asyncio.Event()
         self._moved = asyncio.Event()
 
@@ -75,6 +79,11 @@ class Arrangement:
         """How long a guest of it may hold up its host, in seconds."""
         return max((one.placed.module.limits.epoch_ms / 1000 for one in self._placements), default=0.0)
 
+    @property
+    def room(self) -> int:
+        """How many bytes of its host what is placed here may take."""
+        return sum(bytes_for(one.placed.module.limits) for one in self._placements)
+
     # --- what is wanted ------------------------------------------------------------------------------
 
     async def arrange(self, wanted: Sequence[PlacedModule]) -> None:
@@ -83,8 +92,19 @@ class Arrangement:
         self.poke()
         self._moved.set()
         with contextlib.suppress(HostGone):
-            await self._take_away()
+            await self._take_away(LIMITS.module_take_away)
             await self._swap()
+
+    async def withdraw(self, gone: Collection[PlacedModule]) -> None:
+        """Let none of ``gone`` be heard any more when this returns, not even until a successor runs.
+
+        :meth:`arrange` may be waiting meanwhile. What it took away just now may still be heard, so that is pressed too.
+        """
+        if not self._drop(gone) and not self._ordering:
+            return
+        self._moved.set()
+        with contextlib.suppress(HostGone):
+            await self._take_away(LIMITS.module_withdraw)
 
     async def settled(self) -> None:
         """Wait until everything runs or is stopped."""
@@ -109,6 +129,22 @@ class Arrangement:
             fresh.append(placement)
         self._placements = fresh
 
+    def _drop(self, gone: Collection[PlacedModule]) -> bool:
+        """Forget ``gone``, also where it is heard until its successor runs; whether any was here."""
+
+        def is_gone(one: Placement | None) -> bool:
+            return one is not None and any(
+                one.insert == other.insert and one.placed.module.same(other.module) for other in gone
+            )
+
+        stay = [one for one in self._placements if not is_gone(one)]
+        bridged = [one for one in stay if is_gone(one.before)]
+        for one in bridged:
+            one.before = None
+        dropped = len(stay) < len(self._placements)
+        self._placements = stay
+        return dropped or bool(bridged)
+
     async def _swap(self) -> None:
         """Let what is replaced be heard until its successor runs, but not for long."""
         with contextlib.suppress(TimeoutError):
@@ -119,17 +155,22 @@ class Arrangement:
         if any(one.before is not None for one in self._placements):
             for one in self._placements:
                 one.before = None
-            await self._take_away()
+            await self._take_away(LIMITS.module_take_away)
 
-    async def _take_away(self) -> None:
-        """Put the new order in force; a host that does not let go of what is not in it is ended."""
+    async def _take_away(self, within: float) -> None:
+        """Put the new order in force; a host that does not let go of what is not in it ``within`` s is ended."""
         host = self._host
         try:
-            async with asyncio.timeout(LIMITS.module_take_away):
+            async with asyncio.timeout(within):
                 await self._order()
         except TimeoutError:
-            if host is not None:
-                host.kill("it held on to a module that was taken away")
+            if host is None:
+                return
+            host.kill("it held on to a module that was taken away")
+            self._condemned = host
+            if self._host is host:
+                self._host = None
+                self._switch()  # audio passes from here on, not only when the host is seen to be gone
 
     # --- what the host does ----------------------------------------------------------------------------
 
@@ -143,7 +184,7 @@ class Arrangement:
             await self._due.wait()
             self._due.clear()
             host = self._current()
-            if host is None:
+            if host is None or host is self._condemned:
                 continue
             try:
                 await self._settle(host)
@@ -222,6 +263,8 @@ class Arrangement:
             if not answer.code:
                 await host.ask("discard", {"Instance": number})
             return
+        if answer.code == NO_ROOM:
+            raise OSError(answer.reason)  # for now: what others had is not let go yet
         if answer.code:
             self._stopped(one, answer.code, answer.reason)
             await self._order()
@@ -243,7 +286,11 @@ class Arrangement:
                 one.before = None
             elif one.before is not None:
                 pairs.append([one.before.number, 0])
-        await host.ask("order", {"Lane": self.place.number, "Instances": pairs})
+        self._ordering += 1
+        try:
+            await host.ask("order", {"Lane": self.place.number, "Instances": pairs})
+        finally:
+            self._ordering -= 1
         if self._host is host:
             for one in ordered:
                 one.in_order = True

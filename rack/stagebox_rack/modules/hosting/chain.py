@@ -55,7 +55,7 @@ class Mode(enum.Enum):
     LIVE = "live"
     """A host is asked."""
     ENDING = "ending"
-    """A host is asked, though nothing is placed any more: what was is fading out."""
+    """A host is asked, though nothing is placed any more: what was is fading out, for a bounded time."""
 
 
 @dataclass
@@ -82,6 +82,7 @@ class Chain:
         self.mode = Mode.OFF
         """Set by the event loop's thread only."""
         self._placed = False
+        self._ends = 0.0
         self._lane = Lane(lane, rate // LIMITS.module_blocks_per_s, channels, LIMITS.module_lane_blocks)
         self._header = self._lane.header
         self._reply = reply
@@ -142,13 +143,15 @@ class Chain:
         if running:
             self.mode = Mode.LIVE
         elif hosted and self._asking and not self._dry:
+            if self.mode is not Mode.ENDING:
+                self._ends = time.monotonic() + LIMITS.module_fade_wait
             self.mode = Mode.ENDING
         else:
             self.mode = Mode.DOWN if placed else Mode.OFF
 
     def rest(self) -> bool:
-        """Ask no more once what was has faded out; whether it has. To be called now and then."""
-        if self.mode is Mode.ENDING and self._dry:
+        """Ask no more once what was has faded out, or should have; whether it is so. To be called now and then."""
+        if self.mode is Mode.ENDING and (self._dry or time.monotonic() >= self._ends):
             self.mode = Mode.DOWN if self._placed else Mode.OFF
         return self.mode is not Mode.ENDING
 

@@ -34,6 +34,7 @@ from stagebox_rack.modules.hosting.instance import House, Instance
 from stagebox_rack.modules.hosting.lane import CONTROL
 from stagebox_rack.modules.hosting.messages import pack, receive, send, unpack
 from stagebox_rack.modules.hosting.record_lane import RecordLane
+from stagebox_rack.modules.hosting.room import Room
 from stagebox_rack.modules.hosting.spec import InstanceSpec, params_from_wire
 from stagebox_rack.modules.hosting.stage import Stage
 from stagebox_rack.modules.hosting.wasm import GuestEngine, GuestFault
@@ -48,7 +49,7 @@ class Child:
     def __init__(self, control: socket.socket, bell: int, stage: Stage) -> None:
         self._control = control
         self._bell = bell
-        self._house = House(GuestEngine(), stage, self._say, self._tell)
+        self._house = House(GuestEngine(), stage, Room(), self._say, self._tell)
         self._lanes: dict[int, AudioLane | RecordLane] = {}
         self._instances: dict[int, Instance] = {}
         self._lane_of: dict[int, int] = {}
@@ -167,7 +168,11 @@ class Child:
             module = self._house.engine.load(read_whole(descriptors[0], FORMAT.native_bytes))
             self._modules[spec.code] = module
         instance = Instance(self._house, spec, module, lane.moment)
-        instance.start()
+        try:
+            instance.start()
+        except GuestFault:
+            instance.close()
+            raise
         self._instances[spec.instance] = instance
         self._lane_of[spec.instance] = number
 

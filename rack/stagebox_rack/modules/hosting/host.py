@@ -50,9 +50,9 @@ class Host:
 
     @property
     def load(self) -> tuple[int, int]:
-        """How many instances and lanes it has."""
+        """How many bytes may be taken by what is placed on it, and how many lanes it has."""
         arrangements = [one for one, _ in self._arrangements.values()]
-        return sum(len(one.placements) for one in arrangements), len(arrangements)
+        return sum(one.room for one in arrangements), len(arrangements)
 
     @property
     def pid(self) -> int | None:

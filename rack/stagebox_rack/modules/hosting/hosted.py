@@ -50,6 +50,8 @@ class PlacedModule:
 class InsertState(enum.StrEnum):
     """How far an insert has come."""
 
+    WAITING = "waiting"
+    """Its host has no room for it; it is brought there when there is some."""
     STARTING = "starting"
     """It is compiled, or waits for its host."""
     RUNNING = "running"

@@ -14,18 +14,20 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import structlog
 
 from stagebox.errors import ConfigError
 from stagebox.modules.compiling import compile_module
+from stagebox.tasks import end_tasks
 from stagebox_rack.limits import LIMITS
 from stagebox_rack.modules.hosting.arrangement import Arrangement
 from stagebox_rack.modules.hosting.chain import Chain
 from stagebox_rack.modules.hosting.feed import Feed
 from stagebox_rack.modules.hosting.host import Host
 from stagebox_rack.modules.hosting.hosted import HostEvent, InsertStatus, PlacedModule
+from stagebox_rack.modules.hosting.lodging import Lodging
 from stagebox_rack.modules.hosting.native import Compile, NativeCode
 from stagebox_rack.modules.hosting.places import ChainPlace, FeedPlace, Place
 
@@ -36,6 +38,9 @@ Report = Callable[[HostEvent], None]
 
 class ModuleHosts:
     """Up to ``count`` host processes (None: one a core), each started when something is placed on it.
+
+    A chain or feed is on one host, which has room for so many bytes as its modules were granted together. What has none
+    waits, and is brought there when there is some.
 
     ``report`` is called in the event loop's thread and must not block. All methods belong to that thread.
     """
@@ -48,7 +53,9 @@ class ModuleHosts:
         self._codes = NativeCode(compile_)
         self._numbers = itertools.count(1)
         self._hosts: list[Host] = []
-        self._places: dict[Chain | Feed, tuple[Host, Arrangement]] = {}
+        self._places: dict[Chain | Feed, Lodging] = {}
+        self._freed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to supervise; no process is started before one is needed."""
@@ -56,9 +63,11 @@ class ModuleHosts:
             host = Host(number, self._tell)
             self._hosts.append(host)
             host.start()
+        self._task = asyncio.create_task(self._admit(), name="module-room")
 
     async def stop(self) -> None:
         """End every host; chains and feeds that are still open are closed."""
+        await end_tasks([self._task])
         await asyncio.gather(*(host.stop() for host in self._hosts))
         self._hosts.clear()
         self._places.clear()
@@ -96,33 +105,46 @@ class ModuleHosts:
 
         What is there already goes on, with its new parameters; what is new is compiled and started meanwhile. A module
         that takes another one's place at the same insert is waited for up to ``module_swap_wait``, so that the two
-        cross-fade. Equal calls change nothing. It never raises for what a module does: that is an event.
+        cross-fade. What there is no room for waits: what is there already keeps its own, the rest has it in turn.
+        Equal calls change nothing. It never raises for what a module does: that is an event.
         """
-        host, arrangement = self._places[place]
-        if placed:
-            host.need()
-        await arrangement.arrange(placed)
+        await self._places[place].arrange(placed)
         self._keep_code()
+        self._freed.set()
+
+    async def withdraw(self, gone: Collection[PlacedModule]) -> None:
+        """Let none of ``gone`` be heard any more, wherever it is or was just now, whatever else is being arranged.
+
+        A host that does not let go within ``module_withdraw`` is ended. It never raises for what a host does.
+        """
+        for lodging in self._places.values():
+            lodging.forget(gone)
+        await asyncio.gather(*(one.arrangement.withdraw(gone) for one in self._places.values()))
+        self._keep_code()
+        self._freed.set()
+
+    def could_move(self, place: Chain | Feed) -> bool:
+        """Whether something there has no room, and everything there would have it if ``place`` were opened anew."""
+        lodging = self._places[place]
+        return bool(lodging.lacking) and any(
+            lodging.fits(host) for host in self._hosts if host is not lodging.host
+        )
 
     async def settled(self, place: Chain | Feed) -> Mapping[str, InsertStatus]:
-        """Wait until every insert runs or is stopped; return how each fares, by insert id."""
-        _, arrangement = self._places[place]
-        await arrangement.settled()
-        return {one.insert: one.status for one in arrangement.placements}
+        """Wait until every insert that there is room for runs or is stopped; return how each fares, by insert id."""
+        lodging = self._places[place]
+        await lodging.arrangement.settled()
+        return {one.insert: one for one in lodging.status()}
 
     async def close(self, place: Chain | Feed) -> None:
         """Let go of a chain or feed; whoever still calls it gets its input back."""
-        host, arrangement = self._places.pop(place)
-        await host.remove(arrangement)
+        await self._places.pop(place).close()
         self._keep_code()
+        self._freed.set()
 
     def status(self) -> Mapping[str, InsertStatus]:
         """How every insert fares, by insert id."""
-        return {
-            one.insert: one.status
-            for _, arrangement in self._places.values()
-            for one in arrangement.placements
-        }
+        return {one.insert: one for lodging in self._places.values() for one in lodging.status()}
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -138,12 +160,24 @@ class ModuleHosts:
 
     def _add(self, host: Host, place: Place, opened: Chain | Feed) -> None:
         arrangement = Arrangement(place, self._codes, self._numbers, self._tell, lambda: host.current)
-        self._places[opened] = (host, arrangement)
+        self._places[opened] = Lodging(host, arrangement)
         host.add(arrangement)
 
     def _keep_code(self) -> None:
-        arrangements = (arrangement for _, arrangement in self._places.values())
+        arrangements = (lodging.arrangement for lodging in self._places.values())
         self._codes.keep({one.placed.module.data for found in arrangements for one in found.placements})
+
+    async def _admit(self) -> None:
+        """Bring what has waited for room, whenever there may be some."""
+        while True:
+            await self._freed.wait()
+            self._freed.clear()
+            for lodging in tuple(self._places.values()):
+                try:
+                    if lodging.lacking:
+                        await lodging.fit()
+                except Exception:
+                    log.exception("modules_not_admitted", host=lodging.host.number)
 
     def _tell(self, event: HostEvent) -> None:
         try:

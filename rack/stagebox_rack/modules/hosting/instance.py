@@ -16,6 +16,7 @@ import wasmtime
 from stagebox_rack.limits import LIMITS
 from stagebox_rack.modules.hosting.calls import GuestCalls, Moment, Say
 from stagebox_rack.modules.hosting.guest import Guest
+from stagebox_rack.modules.hosting.room import NO_ROOM, Room, bytes_for
 from stagebox_rack.modules.hosting.spec import InstanceSpec
 from stagebox_rack.modules.hosting.stage import Stage
 from stagebox_rack.modules.hosting.strikes import Strikes
@@ -28,6 +29,7 @@ class House:
 
     engine: GuestEngine
     stage: Stage
+    room: Room
     say: Say
     """What may be lost: lines and records."""
     tell: Say
@@ -35,9 +37,17 @@ class House:
 
 
 class Instance:
-    """One instance; ``moment`` is where its lane says which block is given."""
+    """One instance; ``moment`` is where its lane says which block is given. It has its room until it is closed."""
 
     def __init__(self, house: House, spec: InstanceSpec, module: wasmtime.Module, moment: Moment) -> None:
+        """Take room for it.
+
+        Raises:
+            GuestFault: there is none.
+        """
+        self._room = bytes_for(spec.limits)
+        if not house.room.take(self._room):
+            raise GuestFault(NO_ROOM, f"its host has no {self._room} bytes for it now")
         self.spec = spec
         self.bypassed = 0
         self.broken = False
@@ -143,6 +153,8 @@ class Instance:
             self._drop(tell=True)
         finally:
             self._words[0] = 0
+            self._house.room.give_back(self._room)
+            self._room = 0
 
     def tally(self) -> dict[str, Any]:
         """Return the event that says what it did."""

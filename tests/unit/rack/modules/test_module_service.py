@@ -336,8 +336,11 @@ async def test_the_serial_floor_is_durable_before_a_host_is_given_the_file(scene
 
     def look(wanted: tuple[Placed, ...]) -> None:
         if wanted:
-            data = (scene.modules / "serials.cbor").read_bytes()
-            stored.append(serials.decode(data, cluster="flux-prod", rack="stage-left")["gain"])
+            kept = serials.SerialFloors(
+                scene.modules / serials.FILE_NAME, cluster="flux-prod", rack="stage-left"
+            )
+            kept.load()
+            stored.append(kept.of("gain"))
 
     scene.hosts.before = look
     await running(scene, module(serial=7))
@@ -464,6 +467,50 @@ async def test_a_denial_does_not_wait_for_a_file_on_its_way(scene: Scene) -> Non
     assert scene.state("slow") == ("fetching", "missing")
     await scene.deny(deny_list(1, *BANS[0]))
     await scene.until(lambda: scene.hosts.now == (), timeout=1.0)
+
+
+async def test_a_denial_does_not_wait_for_what_is_being_arranged(scene: Scene) -> None:
+    limiter = module(name="limiter")
+    scene.mixer.has(limiter)
+    await running(scene, GAIN)
+    scene.hosts.open.clear()
+    asked = scene.hosts.asked
+    await scene.command(sheet(2, insert(GAIN), insert(limiter, "slow", module="limiter")))
+    await scene.until(lambda: scene.hosts.asked > asked)
+    await scene.deny(deny_list(1, *BANS[0]))
+    await scene.until(lambda: scene.hosts.now == (), timeout=1.0)
+    assert scene.told("module.stopped") == [("eq", "denied")]
+    scene.hosts.open.set()
+    await scene.runs(slow="1.0.0")
+
+
+async def test_a_version_that_is_heard_until_the_next_one_runs_is_not_if_it_is_denied(scene: Scene) -> None:
+    scene.mixer.has(GAIN_2)
+    await running(scene, GAIN)
+    scene.hosts.open.clear()
+    asked = scene.hosts.asked
+    await scene.command(sheet(2, of_version_2()))
+    await scene.until(lambda: scene.hosts.asked > asked)
+    assert scene.hosts.versions == {"eq": "1.0.0"}
+    await scene.deny(deny_list(1, *BANS[0]))
+    await scene.until(lambda: scene.hosts.now == (), timeout=1.0)
+    assert scene.told("module.stopped") == [("eq", "denied")]
+    scene.hosts.open.set()
+    await scene.runs(eq="2.0.0")
+
+
+async def test_that_a_module_was_stopped_is_said_once_nobody_hears_it(scene: Scene) -> None:
+    await running(scene, GAIN)
+    scene.hosts.obeying.clear()
+    await scene.deny(deny_list(1, *BANS[0]))
+    await scene.until(lambda: scene.state()[1] == "denied")
+    looking = asyncio.create_task(scene.a_pass())
+    done, _ = await asyncio.wait({looking}, timeout=0.3)
+    assert (done, scene.alerts) == (set(), [])
+    scene.hosts.obeying.set()
+    await looking
+    assert scene.told("module.stopped") == [("eq", "denied")]
+    assert scene.told("module.rejected") == []
 
 
 async def test_a_denial_counts_also_when_the_disk_does_not_take_the_list(
@@ -735,6 +782,12 @@ async def test_hosts_that_fail_are_asked_again_and_end_nothing(quiet: Scene) -> 
     await running(quiet, GAIN)
     assert quiet.hosts.failing == 0
     assert not any(task.done() for task in quiet.tasks)
+
+
+async def test_a_file_is_not_fetched_again_because_hosts_fail(quiet: Scene) -> None:
+    quiet.hosts.failing = 5
+    await running(quiet, GAIN)
+    assert (quiet.hosts.failing, len(quiet.mixer.pieces())) == (0, 1)
 
 
 async def test_what_waits_for_its_source_is_seated_when_it_is_captured_whatever_fails(quiet: Scene) -> None:

@@ -20,6 +20,7 @@ CLUSTER, RACK = "flux-prod", "stage-left"
 
 names = st.from_regex(r"[a-z0-9](?:[a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
 floors = st.dictionaries(names, st.integers(0, 2**64 - 1), max_size=20)
+LATER = {"Reasons": {"gain": [1, None, b"x"]}, "floors": 1.5}
 
 
 def opened(path: Path, *, cluster: str = CLUSTER, rack: str = RACK) -> SerialFloors:
@@ -77,7 +78,27 @@ def test_floors_only_rise_whatever_comes(
 
 @given(floors)
 def test_floors_read_back_as_they_were_written(found: dict[str, int]) -> None:
-    assert decode(encode(found, cluster=CLUSTER, rack=RACK), cluster=CLUSTER, rack=RACK) == found
+    assert decode(encode(found, cluster=CLUSTER, rack=RACK), cluster=CLUSTER, rack=RACK) == (found, {})
+
+
+def test_fields_of_a_later_release_are_kept_when_a_floor_rises(tmp_path: Path) -> None:
+    path = path_in(tmp_path)
+    path.write_bytes(encode({"gain": 7}, cluster=CLUSTER, rack=RACK, extra=LATER))
+    for serial in (8, 9):
+        opened(path).raise_to({"gain": serial})
+    assert path.read_bytes() == encode({"gain": 9}, cluster=CLUSTER, rack=RACK, extra=LATER)
+
+
+def test_fields_of_a_later_release_that_leave_no_room_make_the_floors_full(tmp_path: Path) -> None:
+    path = path_in(tmp_path)
+    room = LIMITS.module_floors_bytes - len(encode({"gain": 7}, cluster=CLUSTER, rack=RACK))
+    path.write_bytes(encode({"gain": 7}, cluster=CLUSTER, rack=RACK, extra={"Later": bytes(room - 20)}))
+    found = opened(path)
+    with pytest.raises(ModuleError) as caught:
+        found.raise_to({"one-that-has-a-long-name": 1})
+    assert caught.value.code == "floors_full"
+    found.raise_to({"gain": 8})
+    assert opened(path).of("gain") == 8
 
 
 @given(floors, st.data())

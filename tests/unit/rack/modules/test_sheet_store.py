@@ -56,6 +56,17 @@ def test_the_same_sheet_again_is_no_change(tmp_path: Path) -> None:
     assert found.sheet is held
 
 
+def test_a_sheet_with_fields_of_a_later_release_is_taken_and_kept_as_it_was_signed(tmp_path: Path) -> None:
+    fields = {"Later": {"a": [1, None]}}
+    sheet = PatchSheet(CLUSTER, RACK, 5, (INSERT,), extra=fields)
+    later = envelope.seal(envelope.DOMAIN_PATCH, sheet.encode(), KEY)
+    assert opened(tmp_path / "patch.cbor").offer(later)
+    assert (tmp_path / "patch.cbor").read_bytes() == later
+    again = opened(tmp_path / "patch.cbor").sheet
+    assert again is not None
+    assert (again.inserts, again.extra) == ((INSERT,), fields)
+
+
 @pytest.mark.parametrize(
     ("data", "code"),
     [

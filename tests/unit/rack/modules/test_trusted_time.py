@@ -114,6 +114,16 @@ def test_a_damaged_file_counts_as_none_and_is_written_anew(tmp_path: Path, conte
     assert opened(path, Clocks(wall=0)).floor == NOW
 
 
+def test_fields_of_a_later_release_are_kept_when_the_floor_is_saved(tmp_path: Path) -> None:
+    path, later = tmp_path / "time.cbor", {"Source": {"kind": "ptp", "trust": [1, None]}}
+    path.write_bytes(encode({**later, "Floor": NOW}))
+    for hour in (1, 2):
+        found = opened(path, Clocks())
+        found.heard(NOW + hour * SAVE)
+        found.save()
+    assert path.read_bytes() == encode({**later, "Floor": NOW + 2 * SAVE})
+
+
 def test_a_full_disk_stops_no_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = opened(tmp_path / "time.cbor", Clocks(wall=0))
     found.heard(NOW)

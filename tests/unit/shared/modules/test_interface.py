@@ -259,6 +259,20 @@ def test_a_table_over_what_is_granted_is_refused() -> None:
 
 def test_a_table_without_a_maximum_is_left_to_the_host() -> None:
     check(audio("(table 1 funcref)"))
+    check(audio("(table 0 funcref)"), limits=ModuleLimits(table_elements=0))
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        "(table 0 funcref)" * 60,
+        "(table 0 funcref) (table 0 externref)",
+        "(table 0 funcref) (table 1 1 funcref)",
+        "(table 0 20 funcref)" * 60,
+    ],
+)
+def test_tables_that_grow_one_by_one_cannot_grow_beyond_what_is_granted(tables: str) -> None:
+    assert refusal(audio(tables), limits=ModuleLimits(table_elements=20)) == "table_too_large"
 
 
 def test_a_64_bit_table_is_refused() -> None:
