@@ -2,8 +2,9 @@
 
 Encoding follows RFC 8949 §4.2.1: shortest integers, lengths and floats, definite lengths, map keys sorted by
 their encoded bytes. Every map key is text, for which that order and the older length-first one agree. Decoding
-demands exactly one item, no duplicate map keys, definite lengths, no tag but those our formats use, and bounds
-on size and depth. Signed payloads are kept as the received bytes and never re-encoded for verification.
+demands exactly one item, no duplicate map keys, definite lengths, no tags, and bounds on size and depth. The only
+formats with tags are records (typed arrays of meter frames), which :func:`decode_trusted` reads. Signed payloads are
+kept as the received bytes and never re-encoded for verification.
 """
 
 from __future__ import annotations
@@ -15,10 +16,6 @@ import cbor2
 
 from stagebox.errors import DecodeError
 from stagebox.limits import LIMITS
-
-# RFC 8746 int8, int16 LE, float32 LE. Any other tag would be turned into objects (dates, regular expressions, cycles)
-# by the decoder; none of our formats needs that.
-_KNOWN_TAGS = frozenset({72, 77, 85})
 
 
 def encode(value: Any) -> bytes:
@@ -64,12 +61,13 @@ def _pairs_without_duplicates(data: bytes, depth: int, max_items: int | None) ->
                 if keys is not None:
                     keys.add(key)
             pending_key[-1] = not pending_key[-1]
-        if major == 6 and argument not in _KNOWN_TAGS:
-            raise DecodeError(f"CBOR tag {argument} is not used by any Stagebox format")
-        if major in (4, 5, 6):
+        if major == 6:
+            # The decoder would turn one into an object (a date, a regular expression, a cycle).
+            raise DecodeError(f"CBOR tag {argument} is not used by this format")
+        if major in (4, 5):
             if len(stack) >= depth:
                 raise DecodeError(f"CBOR is nested deeper than {depth} levels")
-            count = argument * 2 if major == 5 else (1 if major == 6 else argument)
+            count = argument * 2 if major == 5 else argument
             if count > end - position:
                 raise DecodeError("CBOR container claims more items than there are bytes")
             stack.append((count, set() if major == 5 else None))
@@ -103,7 +101,8 @@ def decode(data: bytes, *, max_bytes: int, max_items: int | None = None) -> Any:
     Whoever decodes what a stranger sent bounds ``max_items`` too: the time it takes goes by items, not by bytes.
 
     Raises:
-        DecodeError: too large, malformed, trailing bytes, a duplicate map key, nested too deep, or too many items.
+        DecodeError: too large, malformed, trailing bytes, a duplicate map key, a tag, nested too deep, or too many
+            items.
     """
     if len(data) > max_bytes:
         raise DecodeError(f"CBOR item of {len(data)} bytes is larger than the {max_bytes} allowed")

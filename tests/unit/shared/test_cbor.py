@@ -16,19 +16,28 @@ from stagebox.limits import LIMITS
 
 SIZE = 1 << 16
 
-VALUES: st.SearchStrategy[Any] = st.recursive(
+LEAVES: st.SearchStrategy[Any] = (
     st.none()
     | st.booleans()
     | st.integers(-(1 << 64), (1 << 64) - 1)
     | st.floats(allow_nan=False)
     | st.binary(max_size=40)
     | st.text(max_size=20)
-    | st.binary(max_size=10).map(lambda data: CBORTag(85, data)),
-    lambda children: (
-        st.lists(children, max_size=5) | st.dictionaries(st.text(max_size=30), children, max_size=5)
-    ),
-    max_leaves=12,
 )
+ARRAYS = st.builds(CBORTag, st.sampled_from([72, 77, 85]), st.binary(max_size=10))
+
+
+def nested(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.recursive(
+        leaves,
+        lambda children: (
+            st.lists(children, max_size=5) | st.dictionaries(st.text(max_size=30), children, max_size=5)
+        ),
+        max_leaves=12,
+    )
+
+
+VALUES = nested(LEAVES)
 
 
 def decode(data: bytes) -> Any:
@@ -41,6 +50,21 @@ def test_what_is_encoded_decodes_to_the_same_value_and_is_canonical(value: Any) 
     assert decode(data) == value
     assert cbor.decode_canonical(data, max_bytes=SIZE) == value
     assert cbor.decode_trusted(data, max_bytes=SIZE) == value
+
+
+@given(nested(LEAVES | ARRAYS))
+def test_records_hold_typed_arrays_too(value: Any) -> None:
+    data = cbor.encode(value)
+    assert cbor.decode_trusted(data, max_bytes=SIZE) == value
+    assert cbor.encode(cbor.decode_trusted(data, max_bytes=SIZE)) == data
+
+
+@given(VALUES, st.integers(0, (1 << 64) - 1) | st.sampled_from([72, 77, 85]), VALUES)
+def test_nothing_else_holds_a_tag(before: Any, tag: int, value: Any) -> None:
+    data = b"\x82" + cbor.encode(before) + cbor2.dumps(CBORTag(tag, value))
+    for decoder in (cbor.decode, cbor.decode_canonical):
+        with pytest.raises(DecodeError, match=f"tag {tag} "):
+            decoder(data, max_bytes=SIZE)
 
 
 @given(st.dictionaries(st.text(max_size=40), st.integers(0, 5), max_size=12))
@@ -150,8 +174,12 @@ def test_a_huge_claim_is_refused_at_once(initial: str, claim: int) -> None:
 def test_nesting_is_bounded_for_arrays_maps_and_tags() -> None:
     depth = LIMITS.max_cbor_depth
     assert decode(b"\x81" * depth + b"\0") is not None
-    for opening in (b"\x81", b"\xa1\x61k", b"\xd8\x55"):
-        with pytest.raises(DecodeError, match="nested deeper"):
+    for opening, reason in (
+        (b"\x81", "nested deeper"),
+        (b"\xa1\x61k", "nested deeper"),
+        (b"\xd8\x55", "tag 85"),
+    ):
+        with pytest.raises(DecodeError, match=reason):
             decode(opening * (depth + 1) + b"\0")
         with pytest.raises(DecodeError):
             cbor.decode_trusted(opening * 20_000 + b"\0", max_bytes=SIZE)

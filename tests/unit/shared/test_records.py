@@ -80,7 +80,7 @@ SAMPLES: list[Record] = [
 
 
 def fields_of(record: Record) -> dict[str, Any]:
-    found: dict[str, Any] = cbor.decode(record.encode(), max_bytes=LIMITS.max_record_bytes)
+    found: dict[str, Any] = cbor.decode_trusted(record.encode(), max_bytes=LIMITS.max_record_bytes)
     return found
 
 
@@ -90,7 +90,7 @@ def test_a_record_decodes_to_itself_and_encodes_to_the_same_bytes(record: Record
     found = type(record).decode(data)
     assert found == record
     assert found.encode() == data
-    cbor.decode_canonical(data, max_bytes=LIMITS.max_record_bytes)
+    assert cbor.encode(cbor.decode_trusted(data, max_bytes=LIMITS.max_record_bytes)) == data
 
 
 @pytest.mark.parametrize("record", SAMPLES, ids=lambda record: type(record).__name__)

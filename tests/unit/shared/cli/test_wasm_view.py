@@ -9,8 +9,10 @@ import pytest
 from stagebox.cli.wasm.remote_view import (
     assigned_lines,
     assignment_table,
+    import_lines,
     list_lines,
     note,
+    revoke_lines,
     revoked_of,
     show_lines,
     vendor_table,
@@ -77,6 +79,49 @@ def test_where_a_module_runs_is_what_each_rack_said_last() -> None:
     assert lines[4].endswith("not there")
     assert "heard 1 min 1 s ago" in lines[4]
     assert where_lines([assignment()], {}) == []
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "words"),
+    [
+        ({"version": "0.1.0", "uptime_s": 5}, "its release, 0.1.0, knows no modules"),
+        ({"version": "0.3.0", "modules": []}, "not there"),
+        ({"state": "stopping"}, "not there"),
+        (None, "not there"),
+    ],
+)
+def test_a_rack_whose_release_knows_no_modules_is_told_from_one_that_lacks_this_one(
+    heartbeat: dict[str, Any] | None, words: str
+) -> None:
+    lines = where_lines([assignment()], {"left": {"presence": {"state": "online"}, "heartbeat": heartbeat}})
+    assert lines[-1].endswith(words)
+
+
+def test_what_the_mixer_cannot_read_is_listed_with_what_is_wrong() -> None:
+    odd: list[dict[str, Any]] = [
+        {"key": "gain.1.0.0", "name": "gain", "version": "1.0.0", "problem": "it has no 'v'"},
+        {"key": "x", "name": None, "version": None, "problem": "nonsense"},
+        {"id": "eq", "problem": "it has version 2"},
+    ]
+    lines = list_lines([], [], odd)
+    assert lines[0].startswith("no module is imported")
+    assert [" ".join(line.split()) for line in lines[-3:]] == [
+        "module gain@1.0.0 it has no 'v'", "module x nonsense", "assignment eq it has version 2",
+    ]  # fmt: skip
+    assert "module x" in show_lines([], [], {}, (), odd)[3]
+    assert not any("cannot read" in line for line in list_lines([], []))
+
+
+def test_an_import_says_what_it_did() -> None:
+    module = {"name": "gain", "version": "1.0.0", "serial": 7}
+    assert "nothing has changed" in import_lines({"new": False, "module": module})[0]
+    assert "serial 7" in import_lines({"new": False, "repaired": True, "module": module})[1]
+
+
+def test_a_revocation_says_what_it_could_not_look_into() -> None:
+    lines = revoke_lines({"epoch": 4, "modules": [], "keys": ["ab"], "unreadable": ["gain.1.0.0"]})
+    assert "gain.1.0.0" in lines[2]
+    assert len(revoke_lines({"epoch": 4, "modules": [], "keys": ["ab"], "unreadable": []})) == 2
 
 
 def test_a_list_has_the_modules_and_where_they_are() -> None:

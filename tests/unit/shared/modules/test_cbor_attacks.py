@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from cbor2 import CBORTag
 
 from stagebox import cbor
 from stagebox.envelope import DOMAIN_MODULE_VENDOR
@@ -176,6 +177,12 @@ def test_a_text_that_is_not_utf8_is_refused() -> None:
 
 def test_a_tag_is_refused() -> None:
     assert at_mixer(respelled("Issued", b"\x1b", b"\xc1\x1b")) == "malformed"
+
+
+@pytest.mark.parametrize("tag", [0, 1, 35, 72, 77, 85, 258, 55_799])
+def test_a_tag_in_an_unknown_field_is_refused(tag: int) -> None:
+    assert at_mixer(vendor_signed(PREFIX, Note=CBORTag(tag, bytes(4)))) == "malformed"
+    assert at_rack(cluster_signed(SIGNED, Note=CBORTag(tag, bytes(4)))) == "malformed"
 
 
 def test_a_number_as_a_big_integer_is_refused() -> None:

@@ -1,16 +1,21 @@
 """100,000 mutations of valid modules, and not one of them accepted.
 
 Half are of bytes, half know what a module is made of: sections, LEB128, CBOR, and the parts of other valid modules.
-They are drawn from a fixed seed, so that a failure comes again.
+Hypothesis draws the seeds, and each makes a hundred mutants: a number alone is drawn fast, but does not shrink. Of a
+thousand more it draws every part itself, so that one that is accepted is shrunk to what matters. It is told to
+draw the same again in every run.
 """
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import HealthCheck, assume, find, given, settings
+from hypothesis import strategies as st
 
 from stagebox.errors import ModuleError
 from stagebox.modules.capabilities import Capability
@@ -30,7 +35,10 @@ from support.modules import (
     unsigned_module,
 )
 
-TRIED_AT_EACH_END = 50_000
+EXAMPLES, IN_AN_EXAMPLE = 500, 100  # at each end
+DRAWN_WHOLE = 500  # at each end
+DRAWN = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+SEEDS = st.integers(0, 2**64 - 1)
 INTERESTING = (0x00, 0x01, 0x40, 0x58, 0x7F, 0x80, 0x82, 0xA0, 0xBF, 0xFF)
 
 
@@ -223,48 +231,135 @@ OF_STRUCTURE: list[Mutation] = [
 ]
 
 
-def attack(target: Target, count: int) -> tuple[list[tuple[str, bytes]], dict[str, int]]:
-    """Try ``count`` mutants; return those that were accepted, and how many were refused for each code."""
-    draw = random.Random(6)
-    accepted: list[tuple[str, bytes]] = []
-    codes: dict[str, int] = {}
-    tried = 0
-    while tried < count:
-        original = draw.choice(target.valid)
-        mutation = draw.choice(draw.choice((OF_BYTES, OF_STRUCTURE)))
-        mutant = mutation(original, target, draw)
-        if mutant in target.valid:
-            continue  # a mutation that changed nothing, or made another of the valid ones
-        tried += 1
+MUTATIONS = [*OF_BYTES, *OF_STRUCTURE]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """What ``mutation`` made of the valid module of that number."""
+
+    original: int
+    mutation: str
+    data: bytes
+
+
+@dataclass
+class Tally:
+    """What became of the mutants: those that were accepted, and how many were refused for each code."""
+
+    accepted: list[Mutant] = field(default_factory=list)
+    codes: Counter[str] = field(default_factory=Counter)
+
+    def attempt(self, target: Target, mutant: Mutant) -> bool:
+        """Verify one; return whether it was accepted."""
         try:
-            target.verify(mutant)
+            target.verify(mutant.data)
         except ModuleError as refused:
-            codes[refused.code] = codes.get(refused.code, 0) + 1
-        else:
-            accepted.append((mutation.__name__, mutant))
-    return accepted, codes
+            self.codes[refused.code] += 1
+            return False
+        self.accepted.append(mutant)
+        return True
+
+
+def drawn(target: Target, draw: random.Random) -> Mutant:
+    """Return one mutant; of bytes and of structure are as likely."""
+    original = draw.randrange(len(target.valid))
+    mutation = draw.choice(draw.choice((OF_BYTES, OF_STRUCTURE)))
+    return Mutant(original, mutation.__name__, mutation(target.valid[original], target, draw))
+
+
+def batch(target: Target, seed: int, tally: Tally) -> list[Mutant]:
+    """Try as many mutants as one example has; return those that were accepted."""
+    draw, before, tried = random.Random(seed), len(tally.accepted), 0
+    while tried < IN_AN_EXAMPLE:
+        mutant = drawn(target, draw)
+        if mutant.data in target.valid:
+            continue  # a mutation that changed nothing, or made another of the valid ones
+        tally.attempt(target, mutant)
+        tried += 1
+    return tally.accepted[before:]
+
+
+@st.composite
+def mutants(draw: st.DrawFn, target: Target) -> Mutant:
+    """One mutant of which Hypothesis draws all: the original, the kind, each place and each byte. So it shrinks."""
+    original = draw(st.integers(0, len(target.valid) - 1))
+    mutation = draw(st.sampled_from(MUTATIONS))
+    data = mutation(target.valid[original], target, draw(st.randoms(use_true_random=False)))
+    assume(data not in target.valid)
+    return Mutant(original, mutation.__name__, data)
 
 
 @pytest.mark.parametrize("end", [at_the_mixer, at_the_rack])
 def test_no_mutation_of_a_valid_module_is_accepted(end: Callable[[], Target]) -> None:
-    target = end()
+    target, tally = end(), Tally()
     for data in target.valid:
         target.verify(data)
-    accepted, codes = attack(target, TRIED_AT_EACH_END)
-    print(f"{end.__name__}: {sum(codes.values())} refused, {len(accepted)} accepted: {codes}")
-    assert not accepted
-    assert sum(codes.values()) == TRIED_AT_EACH_END
-    assert len(codes) > 15
+
+    @settings(DRAWN, max_examples=EXAMPLES)
+    @given(SEEDS)
+    def attack(seed: int) -> None:
+        assert not batch(target, seed, tally)
+
+    attack()
+    tried = tally.codes.total()
+    print(f"{end.__name__}: {tried} refused, {len(tally.accepted)} accepted: {dict(tally.codes)}")
+    assert not tally.accepted
+    assert tried == EXAMPLES * IN_AN_EXAMPLE == 50_000
+    assert len(tally.codes) > 15
 
 
-@pytest.mark.parametrize("check", ["_check_signature", "_check_coverage"])
+@pytest.mark.parametrize("end", [at_the_mixer, at_the_rack])
+def test_no_mutation_that_hypothesis_draws_is_accepted(end: Callable[[], Target]) -> None:
+    target, tally = end(), Tally()
+
+    @settings(DRAWN, max_examples=DRAWN_WHOLE)
+    @given(mutants(target))
+    def attack(mutant: Mutant) -> None:
+        assert not tally.attempt(target, mutant)
+
+    attack()
+    print(f"{end.__name__}: {tally.codes.total()} refused: {dict(tally.codes)}")
+    assert tally.codes.total() == DRAWN_WHOLE
+    assert len(tally.codes) > 10
+
+
+LEFT_OUT = ["_check_signature", "_check_coverage"]
+
+
+@pytest.mark.parametrize("check", LEFT_OUT)
 @pytest.mark.parametrize("end", [at_the_mixer, at_the_rack])
 def test_the_mutations_find_a_verifier_that_leaves_a_check_out(
     end: Callable[[], Target], check: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"stagebox.modules.verification.{check}", lambda *_: None)
-    accepted, _ = attack(end(), 2_000)
-    assert len(accepted) > 20
+    target, tally = end(), Tally()
+
+    @settings(DRAWN, max_examples=20)
+    @given(SEEDS)
+    def attack(seed: int) -> None:
+        batch(target, seed, tally)
+
+    attack()
+    assert len(tally.accepted) > 20
+
+
+@pytest.mark.parametrize("check", LEFT_OUT)
+@pytest.mark.parametrize("end", [at_the_mixer, at_the_rack])
+def test_hypothesis_finds_it_and_shrinks_it_to_the_first_module(
+    end: Callable[[], Target], check: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"stagebox.modules.verification.{check}", lambda *_: None)
+    target, tally = end(), Tally()
+    found = find(
+        mutants(target),
+        lambda mutant: tally.attempt(target, mutant),
+        settings=settings(DRAWN, max_examples=DRAWN_WHOLE),
+        random=random.Random(6),
+    )
+    print(f"{end.__name__}, {check}: {found.mutation} of module {found.original}")
+    assert found in tally.accepted
+    assert found.original == 0
 
 
 def test_no_flipped_bit_of_a_whole_module_is_accepted() -> None:
