@@ -173,7 +173,10 @@ class MixerApi:
         return self._call("POST", f"/api/v1/racks/{segment(name)}/{step}", body)
 
     def _list(self, path: str, field: str, params: dict[str, str] | None = None) -> list[dict[str, Any]]:
-        found = self._call("GET", path, params=params).get(field)
+        return self._list_in(self._call("GET", path, params=params), field)
+
+    def _list_in(self, answer: Mapping[str, Any], field: str) -> list[dict[str, Any]]:
+        found = answer.get(field)
         if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
             raise BusError(f"the mixer at {self._url} answered without a list of {field}")
         return found

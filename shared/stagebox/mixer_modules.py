@@ -42,6 +42,14 @@ class WantedAssignment:
         }
 
 
+@dataclass(frozen=True)
+class Listed:
+    """What there is, and what the mixer has and cannot read: with its ``key`` or ``id``, and the ``problem``."""
+
+    found: list[dict[str, Any]]
+    unreadable: list[dict[str, Any]]
+
+
 class ModulesApi(MixerApi):
     """The same mixer, spoken to as the same identity, about modules."""
 
@@ -65,13 +73,13 @@ class ModulesApi(MixerApi):
             params["reason"] = reason
         return self._upload("/api/v1/modules", _pieces(data, progress), len(data), params)
 
-    def modules(self) -> list[dict[str, Any]]:
+    def modules(self) -> Listed:
         """Return every imported version of every module."""
-        return self._list("/api/v1/modules", "modules")
+        return self._listed("/api/v1/modules", "modules")
 
-    def module(self, name: str) -> list[dict[str, Any]]:
+    def module(self, name: str) -> Listed:
         """Return every version of one module."""
-        return self._list(f"/api/v1/modules/{segment(name)}", "versions")
+        return self._listed(f"/api/v1/modules/{segment(name)}", "versions")
 
     def reissue(self, name: str, version: str, reason: str = "") -> dict[str, Any]:
         """Have a version countersigned again."""
@@ -89,9 +97,9 @@ class ModulesApi(MixerApi):
         """Return the trusted vendors, and the files that cannot be used."""
         return self._list("/api/v1/vendors", "vendors")
 
-    def assignments(self, module: str = "") -> list[dict[str, Any]]:
+    def assignments(self, module: str = "") -> Listed:
         """Return all assignments, or those of one module."""
-        return self._list("/api/v1/assignments", "assignments", {"module": module} if module else {})
+        return self._listed("/api/v1/assignments", "assignments", {"module": module} if module else {})
 
     def assign(self, wanted: WantedAssignment) -> dict[str, Any]:
         """Make an assignment, or change one."""
@@ -101,6 +109,10 @@ class ModulesApi(MixerApi):
         """Remove an assignment."""
         path = f"/api/v1/assignments/{segment(name)}"
         return self._call("DELETE", path, params={"reason": reason} if reason else {})
+
+    def _listed(self, path: str, field: str, params: dict[str, str] | None = None) -> Listed:
+        answer = self._call("GET", path, params=params)
+        return Listed(self._list_in(answer, field), self._list_in({"unreadable": [], **answer}, "unreadable"))
 
 
 def _path(name: str, version: str) -> str:

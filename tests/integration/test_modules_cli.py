@@ -13,6 +13,7 @@ import pytest
 from stagebox.cli import host
 from stagebox.identity import Role
 from stagebox.modules.limits import LIMITS as FORMAT
+from stagebox_mixer.streams import ASSIGNMENTS_BUCKET, MODULES_BUCKET, WASM_OBJECTS
 from support.cluster import RunningMixer
 from support.modules import Vendor
 from support.patched import signed_now, trust, vendor_now
@@ -96,6 +97,45 @@ async def test_a_module_from_its_file_to_a_rack_and_away_again(desk: Desk, tmp_p
     assert "2.0.0 is revoked, it runs nowhere" in await desk.wasm("show", "gain")
     said = await desk.wasm("unassign", "eq", "--reason", "over")
     assert said.startswith("eq is removed")
+
+
+async def test_what_the_mixer_cannot_read_is_shown_and_can_be_ended(desk: Desk) -> None:
+    for version in ("1.0.0", "2.0.0"):
+        await desk.wasm("import", desk.file(version))
+    place = ("--rack", "*", "--point", "meters", "--source", "main", "--id", "eq")
+    await desk.wasm("assign", "gain@1.0.0", *place)
+    for bucket, key in ((MODULES_BUCKET, "gain.1.0.0"), (ASSIGNMENTS_BUCKET, "eq")):
+        await (await desk.mixer.bus.js.key_value(bucket)).put(key, b"\xa0")
+    listed = await desk.wasm("list", role=Role.VIEWER)
+    assert "the mixer cannot read these, and they run nowhere" in listed
+    assert "module gain@1.0.0" in listed
+    assert "assignment eq" in listed
+    said = await desk.json("list")
+    assert [item["version"] for item in said["modules"]] == ["2.0.0"]
+    assert [item.get("key") or item["id"] for item in said["unreadable"]] == ["gain.1.0.0", "eq"]
+    assert "module gain@1.0.0" in await desk.wasm("show", "gain@1.0.0")
+    assert "cannot be read" in await desk.wasm("import", desk.file(), code=77)
+    assert "unassign it first" in await desk.wasm("assign", "gain@2.0.0", *place, code=65)
+    assert "gain.1.0.0" in await desk.wasm("revoke", "--vendor", "tone-works", "--reason", "sold", "--yes")
+    said = await desk.wasm("revoke", "gain@1.0.0", "--reason", "backdoor", "--yes")
+    assert said.endswith("gain@1.0.0\n")
+    assert (await desk.wasm("unassign", "eq")).startswith("eq is removed")
+    assert "assignment eq" not in await desk.wasm("list")
+
+
+async def test_a_repaired_import_does_not_look_as_if_nothing_had_changed(desk: Desk) -> None:
+    file = desk.file()
+    module = (await desk.json("import", file))["module"]
+    objects = await desk.mixer.bus.js.object_store(WASM_OBJECTS)
+    await objects.delete(module["digest"])
+    said = await desk.wasm("import", file)
+    assert "its file was lost at the mixer" in said
+    assert "nothing has changed" not in said
+    (again,) = (await desk.json("show", "gain"))["versions"]
+    assert f"serial {again['serial']}" in said
+    await objects.delete(again["digest"])
+    answer = await desk.json("import", file)
+    assert (answer["new"], answer["repaired"]) == (False, True)
 
 
 async def test_vendors_are_listed_with_what_is_wrong_with_them(desk: Desk) -> None:

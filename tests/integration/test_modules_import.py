@@ -206,8 +206,15 @@ async def test_a_countersigned_file_is_no_file_to_import(stage: Stage) -> None:
 
 
 async def test_a_file_over_the_limit_is_refused_before_it_is_read(stage: Stage) -> None:
+    before = await stage.state()
     answer = await stage.send(b"\0" * (FORMAT.max_module_bytes + 1))
     assert (answer.status_code, answer.json()["error"]) == (413, "too_large")
+    row = await stage.mixer.wait_audit(action="module_import")
+    assert (row["actor"], row["subject"], row["result"], row["reason"]) == (
+        ADMIN, "unread", "refused", "too_large",
+    )  # fmt: skip
+    assert row["detail"]["bytes"] == FORMAT.max_module_bytes + 1
+    assert await stage.state() == before
     # Elsewhere the limit is what it was.
     answer = await stage.admin.post("/api/v1/assignments", content=b" " * (65 << 10))
     assert answer.status_code == 413
@@ -255,6 +262,41 @@ async def test_less_can_be_granted_than_is_asked_for_and_never_more(stage: Stage
     too_much = await stage.send(other, memory_bytes=FORMAT.memory_bytes + 1)
     assert too_much.json()["error"] == "limit_not_allowed"
     assert (await stage.send(other, grant=["telepathy"])).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "code"),
+    [
+        ({"grant": ["telepathy"]}, 400, "invalid"),
+        ({"grant": [""]}, 400, "invalid"),
+        ({"memory_bytes": -1}, 403, "limit_not_allowed"),
+        ({"fuel_per_block": 1 << 70}, 403, "limit_not_allowed"),
+        ({"grant": ["emit"]}, 403, "capability_not_allowed"),
+    ],
+)
+async def test_a_bad_value_beside_a_good_file_is_refused_and_audited_as_the_file_is(
+    stage: Stage, said: dict[str, Any], status: int, code: str
+) -> None:
+    file, before = signed_now(vendor=stage.vendor), await stage.state()
+    answer = await stage.send(file, **said)
+    assert (answer.status_code, answer.json()["error"]) == (status, code), answer.text
+    row = await stage.mixer.wait_audit(action="module_import")
+    assert (row["actor"], row["result"], row["reason"]) == (ADMIN, "refused", code)
+    assert row["subject"] == f"sha256:{hashlib.sha256(file).hexdigest()}"
+    assert row["detail"]["message"] == answer.json()["message"]
+    assert await stage.state() == before
+
+
+async def test_a_file_that_was_lost_comes_back_and_the_answer_says_so(stage: Stage) -> None:
+    file = signed_now(vendor=stage.vendor)
+    module = await stage.take(file)
+    assert (await stage.send(file)).json()["repaired"] is False
+    store = await stage.mixer.bus.js.object_store(WASM_OBJECTS)
+    await store.delete(module["digest"])
+    answer = (await stage.send(file)).json()
+    assert (answer["new"], answer["repaired"]) == (False, True)
+    assert answer["module"]["serial"] > module["serial"]
+    await ModuleFiles(lambda: stage.mixer.bus.js).check(bytes.fromhex(answer["module"]["digest"]))
 
 
 # Vendors

@@ -24,12 +24,20 @@ def add_routes(app: FastAPI, services: Services) -> None:
         await services.access.require(request, Role.VIEWER)
         catalogue, racks = await services.modules.catalogue(), await _racks(services)
         found = [item for item in catalogue.assignments if module in ("", item.module)]
-        return {"v": 1, "assignments": [assignment_view(item, racks) for item in found]}
+        # Of which module one that cannot be read is, nobody knows: it is in every list.
+        odd = [{"id": item.key, "problem": item.problem} for item in catalogue.unreadable_assignments]
+        return {"v": 1, "assignments": [assignment_view(item, racks) for item in found], "unreadable": odd}
 
     @app.get("/api/v1/assignments/{name}")
     async def show_assignment(name: str, request: Request) -> dict[str, Any]:
         await services.access.require(request, Role.VIEWER)
-        found = (await services.modules.catalogue()).assignment(name)
+        catalogue = await services.modules.catalogue()
+        found, odd = catalogue.assignment(name), catalogue.unreadable_assignment(name)
+        if odd is not None:
+            raise InputError(
+                f"assignment {name!r} cannot be read: {odd.problem}",
+                remedy=f"remove it: stagebox wasm unassign {name}",
+            )
         if found is None:
             raise unknown_assignment(name)
         return {"v": 1, **assignment_view(found, await _racks(services))}
@@ -53,8 +61,8 @@ def add_routes(app: FastAPI, services: Services) -> None:
     @app.delete("/api/v1/assignments/{name}")
     async def unassign(name: str, request: Request, reason: Reason = "") -> dict[str, Any]:
         caller = await services.access.require(request, Role.ADMIN)
-        gone = await services.modules.unassign(name, actor=caller.uri, reason=reason)
-        return {"v": 1, "id": gone.id}
+        await services.modules.unassign(name, actor=caller.uri, reason=reason)
+        return {"v": 1, "id": name}
 
 
 async def _racks(services: Services) -> list[str]:

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from fastapi import FastAPI, Request, Response
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from stagebox.modules.limits import LIMITS as FORMAT
 from stagebox_mixer.api.ports import Audit
 from stagebox_mixer.api.problems import problem
 from stagebox_mixer.audit import Row
@@ -17,7 +16,7 @@ from stagebox_mixer.limits import LIMITS
 from stagebox_mixer.source_rate import SourceRate, source_of
 
 IMPORT = "/api/v1/modules"
-"""The one route that takes a file."""
+"""The one route that takes a file, and bounds it itself."""
 
 PUBLIC_ACTIONS = {"/api/v1/racks/enroll": "enroll", "/api/v1/racks/renew": "renew"}
 """Routes that anybody may post to, and the audit action of a refusal there."""
@@ -61,7 +60,8 @@ def _too_long(request: Request) -> Response | None:
     length = request.headers.get("content-length", "0")
     if "transfer-encoding" in request.headers or not (length.isascii() and length.isdigit()):
         return problem(411, "length_required", "send the request with a Content-Length")
-    limit = FORMAT.max_module_bytes if request.url.path == IMPORT else LIMITS.request_body_bytes
-    if int(length) > limit:
-        return problem(413, "too_large", f"the request is over {limit} bytes")
+    if request.url.path == IMPORT and request.method == "POST":
+        return None  # refused by the route, which knows whom to name in the audit
+    if int(length) > LIMITS.request_body_bytes:
+        return problem(413, "too_large", f"the request is over {LIMITS.request_body_bytes} bytes")
     return None

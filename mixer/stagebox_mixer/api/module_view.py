@@ -7,9 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from stagebox_mixer.modules.assigning import runs_on
-from stagebox_mixer.modules.model import Assignment, ModuleEntry
+from stagebox_mixer.modules.model import Assignment, ModuleEntry, named_by
 from stagebox_mixer.modules.store import Catalogue
 from stagebox_mixer.modules.vendors import ListedVendor
+from stagebox_mixer.registry.store import Unreadable
 
 
 def module_view(entry: ModuleEntry, catalogue: Catalogue) -> dict[str, Any]:
@@ -36,6 +37,12 @@ def module_view(entry: ModuleEntry, catalogue: Catalogue) -> dict[str, Any]:
         "imported_by": entry.imported_by,
         "params": [asdict(param) for param in entry.params],
     }
+
+
+def unreadable_view(item: Unreadable) -> dict[str, Any]:
+    """Return what stands where an entry should be; ``name`` and ``version`` are null if its key is no version's."""
+    name, version = named_by(item.key) or (None, None)
+    return {"key": item.key, "name": name, "version": version, "problem": item.problem}
 
 
 def assignment_view(assignment: Assignment, racks: Iterable[str]) -> dict[str, Any]:

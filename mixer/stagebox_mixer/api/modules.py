@@ -13,14 +13,18 @@ from stagebox.modules.limits import LIMITS as FORMAT
 from stagebox.modules.statement import ModuleLimits
 from stagebox_mixer.api.bodies import Reason, RevokeRequest, StepRequest
 from stagebox_mixer.api.intake import IMPORT
-from stagebox_mixer.api.module_view import module_view, vendor_view
+from stagebox_mixer.api.module_view import module_view, unreadable_view, vendor_view
+from stagebox_mixer.api.problems import TooLarge
 from stagebox_mixer.api.services import Services
+from stagebox_mixer.audit import Row
 from stagebox_mixer.limits import LIMITS
+from stagebox_mixer.modules.audited import refused
+from stagebox_mixer.modules.importing import subject_of
 from stagebox_mixer.modules.judging import ImportOptions
 from stagebox_mixer.modules.revoking import Revoked
 
 Grants = Annotated[list[str] | None, Query(max_length=FORMAT.max_capabilities)]
-Bound = Annotated[int | None, Query(ge=0, lt=1 << 63)]
+Bound = Annotated[int | None, Query()]
 
 
 def add_routes(app: FastAPI, services: Services) -> None:
@@ -36,19 +40,28 @@ def _reading(app: FastAPI, services: Services) -> None:
         await services.access.require(request, Role.VIEWER)
         catalogue = await services.modules.catalogue()
         entries = sorted(catalogue.modules.values(), key=lambda entry: (entry.name, entry.serial))
-        return {"v": 1, "modules": [module_view(entry, catalogue) for entry in entries]}
+        return {
+            "v": 1,
+            "modules": [module_view(entry, catalogue) for entry in entries],
+            "unreadable": [unreadable_view(item) for item in catalogue.unreadable],
+        }
 
     @app.get("/api/v1/modules/{name}")
     async def show_module(name: str, request: Request) -> dict[str, Any]:
         """Return every version of one module, the one countersigned last at the end."""
         await services.access.require(request, Role.VIEWER)
         catalogue = await services.modules.catalogue()
-        versions = catalogue.versions(name)
-        if not versions:
+        versions, odd = catalogue.versions(name), catalogue.unreadable_of(name)
+        if not versions and not odd:
             raise ModuleError(
                 "unknown_module", f"no module {name[:64]!r} was imported", remedy="stagebox wasm list"
             )
-        return {"v": 1, "name": name, "versions": [module_view(entry, catalogue) for entry in versions]}
+        return {
+            "v": 1,
+            "name": name,
+            "versions": [module_view(entry, catalogue) for entry in versions],
+            "unreadable": [unreadable_view(item) for _, item in odd],
+        }
 
     @app.get("/api/v1/vendors")
     async def list_vendors(request: Request) -> dict[str, Any]:
@@ -76,6 +89,7 @@ def _importing(app: FastAPI, services: Services) -> None:
     ) -> dict[str, Any]:
         """Import the vendor-signed file that is the body."""
         caller = await services.access.require(request, Role.ADMIN)
+        data = await _file(request, services, caller.uri)
         given = {
             "fuel_per_block": fuel_per_block,
             "memory_bytes": memory_bytes,
@@ -84,15 +98,19 @@ def _importing(app: FastAPI, services: Services) -> None:
             "records_per_s": records_per_s,
             "record_bytes": record_bytes,
         }
-        options = ImportOptions(
-            granted=_capabilities(grant) if grant is not None else None,
-            limits=_limits(given),
-            allow_older=allow_older,
-            reason=reason,
-        )
-        imported = await services.modules.import_module(await request.body(), options, actor=caller.uri)
-        catalogue = await services.modules.catalogue()
-        return {"v": 1, "new": imported.new, "module": module_view(imported.entry, catalogue)}
+        try:
+            granted = _capabilities(grant) if grant is not None else None
+        except InputError as refusal:
+            services.audit.refused(refused("module_import", subject_of(data), refusal, caller.uri))
+            raise
+        options = ImportOptions(granted, _limits(given), allow_older=allow_older, reason=reason)
+        imported = await services.modules.import_module(data, options, actor=caller.uri)
+        return {
+            "v": 1,
+            "new": imported.new,
+            "repaired": imported.repaired,
+            "module": module_view(imported.entry, await services.modules.catalogue()),
+        }
 
     @app.post("/api/v1/modules/{name}/{version}/reissue")
     async def reissue(
@@ -120,6 +138,17 @@ def _revoking(app: FastAPI, services: Services) -> None:
         return _revoked(await services.modules.revoke_vendor(vendor, reason=body.reason, actor=caller.uri))
 
 
+async def _file(request: Request, services: Services, actor: str) -> bytes:
+    """Return the file that is the body, if it may be one by its length."""
+    length = int(request.headers.get("content-length", "0"))
+    if length > FORMAT.max_module_bytes:
+        refusal = TooLarge(f"the request is over {FORMAT.max_module_bytes} bytes")
+        detail: dict[str, str | int] = {"message": refusal.message, "bytes": min(length, (1 << 63) - 1)}
+        services.audit.refused(Row(actor, "module_import", "unread", "refused", refusal.code, detail))
+        raise refusal
+    return await request.body()
+
+
 def _revoked(revoked: Revoked) -> dict[str, Any]:
     return {
         "v": 1,
@@ -129,6 +158,7 @@ def _revoked(revoked: Revoked) -> dict[str, Any]:
             {"name": entry.name, "version": entry.version, "vendor_digest": entry.vendor_digest.hex()}
             for entry in revoked.modules
         ],
+        "unreadable": list(revoked.unread),
     }
 
 

@@ -164,5 +164,5 @@ class Modules(Protocol):
     ) -> Assignment:
         """Make or change an assignment."""
 
-    async def unassign(self, name: str, *, actor: str, reason: str = "") -> Assignment:
+    async def unassign(self, name: str, *, actor: str, reason: str = "") -> None:
         """Remove an assignment."""

@@ -34,6 +34,12 @@ class NotFound(InputError):
     """There is no such thing."""
 
 
+class TooLarge(InputError):
+    """The body is over what its route takes."""
+
+    code = "too_large"
+
+
 def install(app: FastAPI) -> None:
     """Make ``app`` answer every error in the one shape."""
     app.add_exception_handler(StageboxError, _on_error)
@@ -81,6 +87,8 @@ def _classify(error: StageboxError) -> tuple[int, str]:
             return 403, "forbidden"
         case NotFound():
             return 404, "not_found"
+        case TooLarge():
+            return 413, error.code
         case ModuleError():
             return (404 if error.code in _UNKNOWN else 403), error.code
         case ListenRefused():

@@ -16,9 +16,9 @@ from typing import Protocol
 
 import structlog
 
-from stagebox.errors import DecodeError, InputError, ModuleError
+from stagebox.errors import DecodeError, InputError, ModuleError, StageboxError
 from stagebox_mixer.audit import Row
-from stagebox_mixer.lifecycle.audited import AuditLog
+from stagebox_mixer.lifecycle.audited import AuditLog, record_failure
 from stagebox_mixer.limits import LIMITS
 from stagebox_mixer.modules.assigning import (
     Wanted,
@@ -36,6 +36,7 @@ from stagebox_mixer.modules.model import Assignment, AssignmentState, ModuleEntr
 from stagebox_mixer.modules.room import check_room
 from stagebox_mixer.modules.store import Catalogue, ModuleStore
 from stagebox_mixer.registry.model import RackEntry
+from stagebox_mixer.registry.store import Conflict, Unreadable
 
 log = structlog.get_logger()
 
@@ -107,8 +108,12 @@ class Assigner:
         catalogue = await self._store.catalogue()
         check_wanted(wanted, usable(catalogue, wanted.module, wanted.version))
         before = catalogue.assignment(name)
-        if before is None and len(catalogue.assignments) >= LIMITS.assignments:
-            raise InputError(f"there are {len(catalogue.assignments)} assignments, which is all there may be")
+        odd = catalogue.unreadable_assignment(name)
+        if odd is not None:
+            raise InputError(f"assignment {name!r} cannot be read: {odd.problem}", remedy="unassign it first")
+        held = len(catalogue.assignments) + len(catalogue.unreadable_assignments)
+        if before is None and held >= LIMITS.assignments:
+            raise InputError(f"there are {held} assignments, which is all there may be")
         now_ns = self._clock()
 
         def decide(found: Assignment | None) -> Change[Assignment]:
@@ -124,11 +129,11 @@ class Assigner:
         assert made is not None
         return made, _touched((before, made), raised, catalogue)
 
-    async def unassign(self, name: str, *, actor: str, reason: str = "") -> Assignment:
-        """Remove an assignment; racks stop what they ran by it.
+    async def unassign(self, name: str, *, actor: str, reason: str = "") -> None:
+        """Remove an assignment, also one that cannot be read; racks stop what they ran by it.
 
         Raises:
-            ModuleError: there is none. BusError: the mixer cannot do it now.
+            ModuleError: there is none, which is in the audit. BusError: the mixer cannot do it now.
         """
         removed: list[Assignment] = []
 
@@ -139,11 +144,26 @@ class Assigner:
             return Change(None, Row(actor, "module_unassign", name, "ok", reason, _facts(found)))
 
         async with self._lock:
+            odd = await self._store.assignments.find(name)
+            if isinstance(odd, Unreadable):
+                await self._remove(odd, actor, reason)
+                return
             await change(self._store.assignments, self._audit, name, decide)
         if not removed:
-            raise unknown_assignment(name)
+            refusal = unknown_assignment(name)
+            self._audit.refused(refused("module_unassign", name, refusal, actor))
+            raise refusal
         self.changed(removed)
-        return removed[0]
+
+    async def _remove(self, odd: Unreadable, actor: str, reason: str) -> None:
+        """Remove what cannot be read; it is on no sheet."""
+        row = Row(actor, "module_unassign", odd.key, "ok", reason, {"problem": odd.problem})
+        await self._audit.record(row)
+        try:
+            await self._store.assignments.delete(odd.key, revision=odd.revision)
+        except StageboxError as error:
+            await record_failure(self._audit, row, "conflict" if isinstance(error, Conflict) else "storage")
+            raise
 
     async def roll_back(self, fault: Fault) -> list[Assignment]:
         """Take back whatever is to blame for a fault; return the assignments that went back.

@@ -25,6 +25,7 @@ EXCUSED = frozenset(
         "unknown_module",
         # it is that rack's room, disk, clock or past
         "modules_full",
+        "no_room",
         "deny_list_lost",
         "floors_lost",
         "floors_full",

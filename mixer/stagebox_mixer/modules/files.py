@@ -81,6 +81,17 @@ class ModuleFiles:
         """
         await self._read(digest)
 
+    async def stored(self) -> list[bytes]:
+        """Return the digests that files of ours are stored under.
+
+        Raises:
+            BusError: the store cannot be read.
+        """
+        with explained("the store of modules"):
+            info = await self._jetstream().stream_info(_STREAM, subjects_filter=f"{_INFO}>")
+        subjects = sorted(subject for subject in info.state.subjects or {} if _is_ours(subject))
+        return [bytes.fromhex(_name_in(subject)) for subject in subjects]
+
     async def unneeded(self, needed: Collection[bytes]) -> frozenset[str]:
         """Return the subjects of all that is stored beyond the files of ``needed``, pieces of files half stored too.
 
@@ -167,10 +178,13 @@ def _subject(name: str) -> str:
 def _is_ours(subject: str) -> bool:
     """Tell whether the object of that information has a name that :meth:`ModuleFiles.put` gives."""
     try:
-        name = base64.urlsafe_b64decode(subject.removeprefix(_INFO)).decode()
+        return _NAME.match(_name_in(subject)) is not None
     except ValueError:
         return False
-    return _NAME.match(name) is not None
+
+
+def _name_in(subject: str) -> str:
+    return base64.urlsafe_b64decode(subject.removeprefix(_INFO)).decode()
 
 
 def _place_in(info: bytes) -> tuple[str, int] | None:

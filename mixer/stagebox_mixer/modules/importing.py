@@ -56,6 +56,11 @@ class Imported:
     repaired: bool = False
 
 
+def subject_of(data: bytes) -> str:
+    """Return how audits name a file that is none of ours."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
 class Importer:
     """Imports and countersigns. ``lock`` is held by whoever changes modules or assignments of this mixer."""
 
@@ -99,9 +104,7 @@ class Importer:
                     return await self._whole(entry, accepted, catalogue, actor)
                 return Imported(await self._enter(accepted, options, catalogue, actor), new=True)
         except ModuleError as refusal:
-            self._audit.refused(
-                refused("module_import", f"sha256:{hashlib.sha256(data).hexdigest()}", refusal, actor)
-            )
+            self._audit.refused(refused("module_import", subject_of(data), refusal, actor))
             raise
 
     async def reissue(

@@ -149,21 +149,20 @@ def held_already(accepted: Accepted, options: ImportOptions, catalogue: Catalogu
     same = catalogue.module(statement.name, statement.version)
     if same is not None:
         return _same(same, accepted, options, catalogue)
-    newest = max(versions, key=lambda entry: Precedence(entry.version), default=None)
-    if (
-        newest is not None
-        and Precedence(statement.version) < Precedence(newest.version)
-        and not options.allow_older
-    ):
+    odd = [version for version, _ in catalogue.unreadable_of(statement.name)]
+    # Whose a name is only its entries say; and what cannot be read is not written over.
+    for version in odd if not versions else [statement.version]:
+        catalogue.check_readable(statement.name, version)
+    newest = max((*(entry.version for entry in versions), *odd), key=Precedence, default=None)
+    if newest is not None and Precedence(statement.version) < Precedence(newest) and not options.allow_older:
         raise ModuleError(
             "older_version",
-            f"{accepted.title} is older than {newest.title}, which is here already",
+            f"{accepted.title} is older than {statement.name}@{newest}, which is here already",
             remedy="say --allow-older if that is meant",
         )
-    if len(catalogue.modules) >= LIMITS.modules:
-        raise ModuleError(
-            "too_many_modules", f"the registry holds {len(catalogue.modules)} modules and is full"
-        )
+    held = len(catalogue.modules) + len(catalogue.unreadable)
+    if held >= LIMITS.modules:
+        raise ModuleError("too_many_modules", f"the registry holds {held} modules and is full")
     return None
 
 

@@ -32,6 +32,15 @@ def module_key(name: str, version: str) -> str:
     return f"{check_name('module', name)}.{check_version(version).replace('+', '=')}"
 
 
+def named_by(key: str) -> tuple[str, str] | None:
+    """Return name and version of the module whose entry that key is for, None if it is for none."""
+    name, _, version = key.replace("=", "+").partition(".")
+    try:
+        return (name, version) if module_key(name, version) == key else None
+    except InputError:
+        return None
+
+
 @dataclass(frozen=True)
 class ModuleEntry:
     """One version of a module as it was imported. Times are ns since the Unix epoch.

@@ -32,6 +32,7 @@ from stagebox_mixer.modules.delivery import Commands, SheetDelivery
 from stagebox_mixer.modules.importing import Imported, Importer, Prove
 from stagebox_mixer.modules.judging import ImportOptions
 from stagebox_mixer.modules.model import Assignment, ModuleEntry
+from stagebox_mixer.modules.remains import SignedFiles
 from stagebox_mixer.modules.revoking import Revoked, Revoker
 from stagebox_mixer.modules.sheets import Sheets
 from stagebox_mixer.modules.store import Catalogue, ModuleStore
@@ -98,8 +99,9 @@ class ModuleService:
             store=self._store, importer=self._importer, racks=registry, audit=audit, lock=lock, clock=clock
         )
         self._revoker = Revoker(
-            store=self._store, vendors=self._vendors, bans=denials, audit=audit, clock=clock
-        )
+            store=self._store, vendors=self._vendors, bans=denials, audit=audit, clock=clock,
+            signed=SignedFiles(self._store.files, cluster, authority.public),
+        )  # fmt: skip
         self._answers = ModuleAnswers(
             cluster=cluster, authority=authority, racks=registry, denials=denials, audit=audit,
             store=self._store, sheets=self._sheets, clock=clock,
@@ -182,9 +184,9 @@ class ModuleService:
         """Make or change an assignment; see :meth:`Assigner.assign`."""
         return await self._assigner.assign(wanted, actor=actor, name=name, reason=reason)
 
-    async def unassign(self, name: str, *, actor: str, reason: str = "") -> Assignment:
+    async def unassign(self, name: str, *, actor: str, reason: str = "") -> None:
         """Remove an assignment; see :meth:`Assigner.unassign`."""
-        return await self._assigner.unassign(name, actor=actor, reason=reason)
+        await self._assigner.unassign(name, actor=actor, reason=reason)
 
     # --- sheets -----------------------------------------------------------------------------------------
 

@@ -1,10 +1,11 @@
 """Removes what the store of modules holds and nothing needs: files of former countersignatures, halves left by a crash.
 
 Needed is what an entry of the registry names: racks fetch by the digests of their sheets, no entry is ever removed, and
-a version that is gone back to has an entry of its own. A rack that still has a sheet of before is told of the new one,
-or asks within minutes or when it connects; so what is not needed goes only when it was not at every look for longer
-than that. This also keeps what another mixer is about to enter, and forgives a look that went wrong. Nothing waits for
-a removal: one that fails is tried again at the next look, also after a restart.
+a version that is gone back to has an entry of its own. While an entry cannot be read, nobody knows what it names, and
+nothing is removed. A rack that still has a sheet of before is told of the new one, or asks within minutes or when it
+connects; so what is not needed goes only when it was not at every look for longer than that. This also keeps what
+another mixer is about to enter, and forgives a look that went wrong. Nothing waits for a removal: one that fails is
+tried again at the next look, also after a restart.
 """
 
 from __future__ import annotations
@@ -64,9 +65,11 @@ class Sweeper:
         log.info("module_files_removed", subjects=len(due))
 
     async def _look(self) -> None:
-        needed = {entry.digest for entry in (await self._store.catalogue()).modules.values()}
+        catalogue = await self._store.catalogue()
+        needed = {entry.digest for entry in catalogue.modules.values()}
         # Entries are never removed: a registry without any was lost, and may be put back.
-        unneeded = await self._store.files.unneeded(needed) if needed else frozenset()
+        known = needed and not catalogue.unreadable
+        unneeded = await self._store.files.unneeded(needed) if known else frozenset()
         now = self._monotonic()
         self._since = {subject: self._since.get(subject, now) for subject in unneeded}
 

@@ -9,10 +9,10 @@ from functools import lru_cache
 from typing import Generic, Protocol, TypeVar
 
 from nats.js import JetStreamContext
-from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.errors import APIError, InvalidKeyError, KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
-from stagebox.errors import BusError
+from stagebox.errors import BusError, DecodeError
 from stagebox.identity import check_name
 from stagebox_mixer.limits import LIMITS
 from stagebox_mixer.outages import explained
@@ -44,15 +44,34 @@ class Stored(Generic[_Entry]):
     revision: int
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """What is stored as ``key`` and is no entry to this release: damaged, or written by a later one."""
+
+    key: str
+    data: bytes
+    revision: int
+    problem: str
+
+
 class Bucket(Generic[_Entry]):
-    """One kind of entry in one KV bucket, read from the server every time: there is no cache to be stale."""
+    """One kind of entry in one KV bucket, read from the server every time: there is no cache to be stale.
+
+    With ``key_of``, which returns the key that an entry is to be stored under, an entry under another key is damaged,
+    and so is an empty one, which without it is none.
+    """
 
     def __init__(
-        self, bucket: str, decode: Callable[[bytes], _Entry], jetstream: Callable[[], JetStreamContext]
+        self,
+        bucket: str,
+        decode: Callable[[bytes], _Entry],
+        jetstream: Callable[[], JetStreamContext],
+        key_of: Callable[[_Entry], str] | None = None,
     ) -> None:
         self._bucket = bucket
         self._decode: Callable[[bytes], _Entry] = decode
         self._jetstream = jetstream
+        self._key_of = key_of
         self._bound: tuple[JetStreamContext, KeyValue] | None = None
 
     async def get(self, key: str) -> Stored[_Entry] | None:
@@ -61,14 +80,35 @@ class Bucket(Generic[_Entry]):
         Raises:
             BusError: the bus is down. DecodeError: the entry is damaged.
         """
+        found = await self.find(key)
+        if isinstance(found, Unreadable):
+            raise DecodeError(found.problem)
+        return found
+
+    async def find(self, key: str) -> Stored[_Entry] | Unreadable | None:
+        """Return what is stored as ``key``, readable or not, or None; what cannot be a key names nothing.
+
+        Raises:
+            BusError: the bus is down.
+        """
+        return await self._find(key, validate=True)
+
+    async def _find(self, key: str, *, validate: bool) -> Stored[_Entry] | Unreadable | None:
         with explained(f"the registry ({self._bucket})"):
             try:
-                found = await (await self._kv()).get(key)
-            except KeyNotFoundError:
+                found = await (await self._kv()).get(key, validate_keys=validate)
+            except (KeyNotFoundError, InvalidKeyError):
                 return None
-        if found.value is None or found.revision is None:
+        if found.revision is None or (found.value is None and self._key_of is None):
             return None
-        return Stored(self._decode(found.value), found.revision)
+        data = found.value or b""
+        try:
+            entry = self._decode(data)
+        except DecodeError as error:
+            return Unreadable(key, data, found.revision, error.message)
+        if self._key_of is not None and (own := self._key_of(entry)) != key:
+            return Unreadable(key, data, found.revision, f"it is the entry of {own!r}")
+        return Stored(entry, found.revision)
 
     async def put(self, key: str, entry: _Entry, *, revision: int | None) -> None:
         """Write ``entry``; ``revision`` is the one read before, None if there must be no entry yet.
@@ -100,15 +140,19 @@ class Bucket(Generic[_Entry]):
                     raise
                 raise Conflict(f"the entry {key!r} in {self._bucket} changed in between") from None
 
-    async def all(self) -> dict[str, _Entry]:
-        """Return every entry by its key.
+    async def all(self) -> tuple[dict[str, _Entry], tuple[Unreadable, ...]]:
+        """Return every entry by its key, and what is there and cannot be read: one does not hide the others.
 
         Raises:
-            BusError: the bus is down. DecodeError: an entry is damaged.
+            BusError: the bus is down.
         """
         keys = await self.keys()
-        found = await asyncio.gather(*(self.get(key) for key in keys))
-        return {key: stored.entry for key, stored in zip(keys, found, strict=True) if stored is not None}
+        # Whatever the server has under is a key to it, also one that no client would write.
+        found = await asyncio.gather(*(self._find(key, validate=False) for key in keys))
+        entries = {
+            key: stored.entry for key, stored in zip(keys, found, strict=True) if isinstance(stored, Stored)
+        }
+        return entries, tuple(item for item in found if isinstance(item, Unreadable))
 
     async def keys(self) -> list[str]:
         """Return all keys, sorted; one may have been removed.

@@ -52,7 +52,7 @@ from stagebox_mixer.modules.assigning import Wanted
 from stagebox_mixer.modules.importing import Imported
 from stagebox_mixer.modules.judging import ImportOptions
 from stagebox_mixer.modules.model import Assignment, ModuleEntry
-from stagebox_mixer.modules.revoking import Revoked
+from stagebox_mixer.modules.revoking import Revoked, RevokedVersion
 from stagebox_mixer.modules.store import Catalogue
 from stagebox_mixer.modules.vendors import ListedVendor
 from stagebox_mixer.presence.roll import Heartbeat, Presence, PresenceState
@@ -163,11 +163,11 @@ class MemoryModules:
 
     async def revoke_module(self, name: str, version: str, *, reason: str, actor: str) -> Revoked:
         self._did.append(("revoke", name, version, reason, actor))
-        return Revoked((self.entry,), (), 5)
+        return Revoked((self._version,), (), 5)
 
     async def revoke_vendor(self, vendor: str, *, reason: str, actor: str) -> Revoked:
         self._did.append(("revoke-vendor", vendor, reason, actor))
-        return Revoked((self.entry,), (VENDOR.root.key_id,), 5)
+        return Revoked((self._version,), (VENDOR.root.key_id,), 5, ("gain.9.0.0",))
 
     async def assign(
         self, wanted: Wanted, *, actor: str, name: str | None = None, reason: str = ""
@@ -175,9 +175,12 @@ class MemoryModules:
         self._did.append(("assign", wanted, actor, name, reason))
         return self.assignment
 
-    async def unassign(self, name: str, *, actor: str, reason: str = "") -> Assignment:
+    async def unassign(self, name: str, *, actor: str, reason: str = "") -> None:
         self._did.append(("unassign", name, actor, reason))
-        return self.assignment
+
+    @property
+    def _version(self) -> RevokedVersion:
+        return RevokedVersion(self.entry.name, self.entry.version, self.entry.vendor_digest)
 
 
 class Parts:
@@ -858,7 +861,9 @@ async def test_what_an_import_says_reaches_the_service_with_the_files_bytes(api:
         assert (answer.status_code, plain.status_code) == (200, 200), answer.text
         over = await client.post("/api/v1/modules", content=bytes(FORMAT.max_module_bytes + 1))
         elsewhere = await client.post("/api/v1/modules/stage-left/1.0.0/reissue", content=data)
-    assert (over.status_code, elsewhere.status_code) == (413, 413)
+        async with api.of(Role.OPERATOR) as operator:
+            lesser = await operator.post("/api/v1/modules", content=bytes(FORMAT.max_module_bytes + 1))
+    assert (over.status_code, elsewhere.status_code, lesser.status_code) == (413, 413, 403)
     said, usual = (step for step in api.parts.did if step[0] == "import")
     limits = dataclasses.replace(LIMITS.module_limits, epoch_ms=5)
     wanted = ImportOptions((Capability.AUDIO, Capability.LOG), limits, allow_older=True, reason="why")

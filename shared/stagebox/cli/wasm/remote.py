@@ -106,7 +106,11 @@ def list_modules(call: Call) -> None:
 
     with call.api() as api:
         modules, assignments = api.modules(), api.assignments()
-    call.show({"modules": modules, "assignments": assignments}, lambda: list_lines(modules, assignments))
+    unreadable = [*modules.unreadable, *assignments.unreadable]
+    call.show(
+        {"modules": modules.found, "assignments": assignments.found, "unreadable": unreadable},
+        lambda: list_lines(modules.found, assignments.found, unreadable),
+    )
 
 
 @app.command("show", epilog=_SHOW)
@@ -124,15 +128,17 @@ def show(
 
     name, version = named(module) if "@" in module else (check_name("module", module), "")
     with call.api() as api:
-        versions, assignments = api.module(name), api.assignments(name)
+        module_found, assigned = api.module(name), api.assignments(name)
+        versions, assignments = module_found.found, assigned.found
         on = racks_on(assignments)
         racks = {} if call.as_json else {rack: api.rack(rack) for rack in on[: LIMITS.shown_racks]}
     found = [item for item in versions if version in ("", item.get("version"))]
-    if not found:
+    odd = [item for item in module_found.unreadable if version in ("", item.get("version"))]
+    if not found and not odd:
         raise _missing(name, version)
     call.show(
-        {"name": name, "versions": found, "assignments": assignments},
-        lambda: show_lines(found, assignments, racks, revoked_of(versions)),
+        {"name": name, "versions": found, "assignments": assignments, "unreadable": odd},
+        lambda: show_lines(found, assignments, racks, revoked_of(versions), odd),
     )
 
 

@@ -11,12 +11,33 @@ from stagebox.cli.admin.rendering import field_lines, table_lines, utc
 Fields = Mapping[str, Any]
 
 
-def list_lines(modules: Sequence[Fields], assignments: Sequence[Fields]) -> list[str]:
-    """Return every module, and where it is assigned."""
+def list_lines(
+    modules: Sequence[Fields], assignments: Sequence[Fields], unreadable: Sequence[Fields] = ()
+) -> list[str]:
+    """Return every module, where it is assigned, and what the mixer cannot read."""
     if not modules:
-        return ["no module is imported; import one with `stagebox wasm import`"]
+        return [
+            "no module is imported; import one with `stagebox wasm import`",
+            *unreadable_lines(unreadable),
+        ]
     table = assignment_table(assignments, revoked_of(modules))
-    return [*module_table(modules), "", *(table if assignments else ["none of them is assigned"])]
+    assigned = table if assignments else ["none of them is assigned"]
+    return [*module_table(modules), "", *assigned, *unreadable_lines(unreadable)]
+
+
+def unreadable_lines(unreadable: Sequence[Fields]) -> list[str]:
+    """Return what the mixer's registry holds and the mixer cannot read, a line each; nothing if that is nothing."""
+    if not unreadable:
+        return []
+    rows = [(_unreadable_title(item), str(item.get("problem", ""))) for item in unreadable]
+    return ["", "the mixer cannot read these, and they run nowhere", *table_lines(("ENTRY", "PROBLEM"), rows)]
+
+
+def _unreadable_title(item: Fields) -> str:
+    if "id" in item:
+        return f"assignment {item['id']}"
+    named = f"{item['name']}@{item.get('version')}" if item.get("name") else item.get("key")
+    return f"module {named}"
 
 
 def show_lines(
@@ -24,9 +45,12 @@ def show_lines(
     assignments: Sequence[Fields],
     racks: Mapping[str, Fields],
     revoked: Collection[str],
+    unreadable: Sequence[Fields] = (),
 ) -> list[str]:
     """Return everything about versions of a module, and what those of its ``racks`` that were asked for said of it."""
     lines = [line for item in versions for line in (*module_lines(item), "")]
+    if unreadable:
+        lines += [*unreadable_lines(unreadable)[1:], ""]
     if not assignments:
         return [*lines, "it is not assigned"]
     lines += [*assignment_table(assignments, revoked), *where_lines(assignments, racks)]
@@ -141,6 +165,9 @@ def racks_on(assignments: Sequence[Fields]) -> list[str]:
 
 def _said(rack: Fields, insert: object) -> Fields:
     heartbeat = rack.get("heartbeat")
+    if isinstance(heartbeat, dict) and "version" in heartbeat and "modules" not in heartbeat:
+        # Every release that knows modules lists them, also when there are none.
+        return {"state": f"its release, {heartbeat.get('version')}, knows no modules"}
     modules = heartbeat.get("modules") if isinstance(heartbeat, dict) else None
     for item in modules if isinstance(modules, list) else ():
         if isinstance(item, dict) and item.get("insert") == insert:
@@ -192,6 +219,11 @@ def import_lines(answer: Fields) -> list[str]:
     module = answer.get("module")
     module = module if isinstance(module, dict) else {}
     what = f"{module.get('name')}@{module.get('version')}"
+    if answer.get("repaired"):
+        return [
+            f"{what} was imported before, and its file was lost at the mixer:",
+            f"it is stored and countersigned again, serial {module.get('serial')}; its racks get the new file",
+        ]
     if not answer.get("new"):
         return [f"{what} was imported before, byte for byte: nothing has changed"]
     return [
@@ -212,4 +244,9 @@ def revoke_lines(answer: Fields) -> list[str]:
     lines = [f"revoked everywhere (deny list {answer.get('epoch')}): {hit or 'no module that was imported'}"]
     if keys := answer.get("keys"):
         lines.append(f"keys: {', '.join(str(key) for key in keys)}")
+    if unread := answer.get("unreadable"):
+        lines.append(f"these entries cannot be read: {', '.join(str(key) for key in unread)}")
+        lines.append(
+            "if one may be of a key that is not listed, revoke it as NAME@VERSION, or that key by its id"
+        )
     return lines

@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Generic, TypeVar, cast
+from dataclasses import replace
 
 import pytest
 
-from stagebox.control.denylist import DenyList, denied, module_value
+from stagebox.control.denylist import module_value
 from stagebox.errors import BusError, InputError, ModuleError
 from stagebox.modules.capabilities import Capability
 from stagebox.modules.limits import LIMITS as FORMAT
 from stagebox.modules.patch import Point
 from stagebox.modules.statement import ModuleLimits
 from stagebox.modules.verification import verify_countersigned
-from stagebox_mixer.audit import Row
 from stagebox_mixer.modules.assigning import Wanted
-from stagebox_mixer.modules.assignments import Assigner
 from stagebox_mixer.modules.faults import Fault
-from stagebox_mixer.modules.importing import Importer, prove
+from stagebox_mixer.modules.importing import prove
 from stagebox_mixer.modules.judging import ImportOptions
-from stagebox_mixer.modules.model import Assignment, AssignmentState, ModuleEntry
-from stagebox_mixer.modules.revoking import Revoker
-from stagebox_mixer.modules.store import Catalogue
-from stagebox_mixer.modules.vendors import Vendors
-from stagebox_mixer.registry.store import Conflict, Encodable, Stored
-from support.cluster import Cluster
+from stagebox_mixer.modules.model import AssignmentState
+from stagebox_mixer.registry.store import Conflict, Stored
+from support.module_bench import ACTOR, Bench
 from support.modules import (
     DAY,
     NOW,
@@ -42,168 +33,6 @@ from support.modules import (
     unsigned_module,
 )
 from support.patched import trust
-
-ACTOR = "spiffe://ops"
-E = TypeVar("E", bound=Encodable)
-
-
-class Away(BusError):
-    """Something is down."""
-
-    def __init__(self) -> None:
-        super().__init__("it is away")
-
-
-class Journal:
-    """What was written, in order, and what shall fail."""
-
-    def __init__(self) -> None:
-        self.steps: list[str] = []
-        self.rows: list[Row] = []
-        self.fails: set[str] = set()
-
-    def step(self, what: str) -> None:
-        if what in self.fails:
-            raise Away
-        self.steps.append(what)
-
-    async def record(self, row: Row) -> int:
-        self.step("audit")
-        self.rows.append(row)
-        return len(self.rows)
-
-    def refused(self, row: Row) -> None:
-        self.rows.append(row)
-
-    def of(self, action: str) -> list[tuple[str, str]]:
-        return [(row.result, row.reason) for row in self.rows if row.action == action]
-
-
-class Bucket(Generic[E]):
-    """Entries in memory, with compare-and-set."""
-
-    def __init__(self, name: str, journal: Journal) -> None:
-        self.name = name
-        self.journal = journal
-        self.held: dict[str, Stored[E]] = {}
-        self.before_put: Callable[[], None] = lambda: None
-
-    async def get(self, key: str) -> Stored[E] | None:
-        return self.held.get(key)
-
-    async def all(self) -> dict[str, E]:
-        return {key: stored.entry for key, stored in self.held.items()}
-
-    async def put(self, key: str, entry: E, *, revision: int | None) -> None:
-        self.before_put()
-        self.journal.step(self.name)
-        self._check(key, revision)
-        self.held[key] = Stored(entry, (revision or 0) + 1)
-
-    async def delete(self, key: str, *, revision: int) -> None:
-        self.journal.step(self.name)
-        self._check(key, revision)
-        del self.held[key]
-
-    def _check(self, key: str, revision: int | None) -> None:
-        found = self.held.get(key)
-        if (found.revision if found is not None else None) != revision:
-            raise Conflict(f"{key} changed")
-
-
-class Files:
-    """Files by digest."""
-
-    def __init__(self, journal: Journal) -> None:
-        self.journal = journal
-        self.held: dict[bytes, bytes] = {}
-
-    async def put(self, data: bytes) -> bytes:
-        self.journal.step("file")
-        digest = hashlib.sha256(data).digest()
-        self.held[digest] = data
-        return digest
-
-    async def get(self, digest: bytes) -> bytes:
-        if digest not in self.held:
-            raise ModuleError("unknown_module", "there is none")
-        return self.held[digest]
-
-    async def check(self, digest: bytes) -> None:
-        await self.get(digest)
-
-
-@dataclass
-class Bench:
-    """All of it over memory. ``now`` is the time."""
-
-    cluster: Cluster
-    keys: Path
-    journal: Journal = field(default_factory=Journal)
-    now: int = NOW
-
-    def __post_init__(self) -> None:
-        self.modules: Bucket[ModuleEntry] = Bucket("module", self.journal)
-        self.assignments: Bucket[Assignment] = Bucket("assignment", self.journal)
-        self.files = Files(self.journal)
-        self.bans = DenyList(self.cluster.name)
-        self.changed: list[str] = []
-        self.racks: list[str] = []
-        vendors, lock, store = Vendors(self.keys), asyncio.Lock(), cast(Any, self)
-        self.importer = Importer(
-            cluster=self.cluster.name, authority=self.cluster.keys.authority, vendors=vendors, store=store,
-            audit=self.journal, prove=self.prove, lock=lock, clock=lambda: self.now,
-        )  # fmt: skip
-        self.assigner = Assigner(
-            store=store, importer=self.importer, racks=self, audit=self.journal, lock=lock,
-            clock=lambda: self.now, entropy=bytes,
-        )  # fmt: skip
-        self.revoker = Revoker(
-            store=store, vendors=vendors, bans=self, audit=self.journal, clock=lambda: self.now
-        )
-        self.assigner.changed = self.revoker.changed = self.note
-
-    async def catalogue(self) -> Catalogue:
-        modules = await self.modules.all()
-        assignments = sorted((await self.assignments.all()).values(), key=lambda item: item.created)
-        return Catalogue(
-            {(entry.name, entry.version): entry for entry in modules.values()}, tuple(assignments), self.bans
-        )
-
-    async def all_racks(self) -> list[Any]:
-        return [SimpleNamespace(name=name, removed_at=0) for name in self.racks]
-
-    async def prove(self, data: bytes) -> None:
-        self.journal.step("prove")
-
-    async def deny(self, kind: str, value: str, *, reason: str, actor: str) -> DenyList:
-        self.journal.step("ban")
-        self.bans = self.bans.with_denied(denied(kind, value, since=self.bans.epoch + 1), now_ns=1)
-        return self.bans
-
-    def note(self, assignments: Collection[Assignment]) -> None:
-        self.changed += [item.id for item in assignments]
-
-    async def take(self, version: str = "1.0.0", **fields: Any) -> ModuleEntry:
-        file = signed_module(version=version, **fields)
-        return (await self.importer.take(file, ImportOptions(), actor=ACTOR)).entry
-
-    async def assign(self, version: str, name: str = "eq", **fields: Any) -> Assignment:
-        wanted = Wanted("gain", version, ("*",), Point.METERS, "main", **fields)
-        return await self.assigner.assign(wanted, actor=ACTOR, name=name)
-
-    def entry(self, version: str) -> ModuleEntry:
-        return self.modules.held[f"gain.{version}"].entry
-
-    def held(self, name: str = "eq") -> Assignment:
-        return self.assignments.held[name].entry
-
-
-@pytest.fixture
-def bench(cluster: Cluster, tmp_path: Path) -> Bench:
-    trust(tmp_path / "keys", VENDOR)
-    return Bench(cluster, tmp_path / "keys")
-
 
 # Import
 
@@ -498,7 +327,10 @@ async def test_what_is_not_assigned_cannot_be_unassigned(bench: Bench) -> None:
     with pytest.raises(ModuleError) as caught:
         await bench.assigner.unassign("eq", actor=ACTOR)
     assert caught.value.code == "unknown_assignment"
-    assert bench.journal.rows == []
+    assert bench.journal.of("module_unassign") == [("refused", "unknown_assignment")]
+    (row,) = bench.journal.rows
+    assert (row.actor, row.subject, row.detail) == (ACTOR, "eq", {"message": caught.value.message})
+    assert (bench.journal.steps, bench.changed) == ([], [])
 
 
 # Rollback

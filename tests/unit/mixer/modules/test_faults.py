@@ -68,7 +68,7 @@ def test_an_alert_of_before_the_assignment_blames_nobody() -> None:
     assert blamed(after, [ROLLOUT]) == [ROLLOUT]
 
 
-@pytest.mark.parametrize("code", ["floors_full", "modules_full"])
+@pytest.mark.parametrize("code", ["floors_full", "modules_full", "no_room"])
 def test_a_rack_that_keeps_no_more_says_nothing_against_a_version(code: str) -> None:
     assert blamed(replace(FAULT, code=code), [ROLLOUT]) == []
 

@@ -16,6 +16,7 @@ from stagebox_mixer.limits import LIMITS
 from stagebox_mixer.modules.model import ModuleEntry
 from stagebox_mixer.modules.store import Catalogue
 from stagebox_mixer.modules.sweeping import Sweeper
+from stagebox_mixer.registry.store import Unreadable
 from support.patched import module_entry
 
 OLD, NEW, OTHER = b"\1" * 32, b"\2" * 32, b"\3" * 32
@@ -27,6 +28,7 @@ class Store:
 
     def __init__(self) -> None:
         self.entries: list[ModuleEntry] = []
+        self.unreadable: tuple[Unreadable, ...] = ()
         self.held: set[bytes] = set()
         self.now = 0.0
         self.away: StageboxError | None = None
@@ -49,7 +51,8 @@ class Store:
         self.looked.set()
         if self.away is not None:
             raise self.away
-        return Catalogue({(entry.name, entry.version): entry for entry in self.entries}, (), DenyList("flux"))
+        entries = {(entry.name, entry.version): entry for entry in self.entries}
+        return Catalogue(entries, (), DenyList("flux"), self.unreadable)
 
     async def unneeded(self, needed: Collection[bytes]) -> frozenset[str]:
         return frozenset(digest.hex() for digest in self.held - set(needed))
@@ -135,3 +138,16 @@ async def test_a_removal_that_fails_is_logged_and_tried_again_at_the_next_look(s
     assert [entry["event"] for entry in logs][:3] == [
         "module_files_not_swept", "module_files_not_swept", "module_files_removed",
     ]  # fmt: skip
+
+
+async def test_an_entry_that_cannot_be_read_may_name_any_file(store: Store) -> None:
+    await store.sweeper.sweep()
+    store.now, store.unreadable = LONG, (Unreadable("old.1.0.0", b"\xa0", 1, "it has no 'v'"),)
+    await store.sweeper.sweep()
+    assert store.held == {OLD, NEW, OTHER}
+    store.unreadable = ()
+    await store.sweeper.sweep()
+    assert store.held == {OLD, NEW, OTHER}, "it has to be unneeded for long anew"
+    store.now = 2 * LONG
+    await store.sweeper.sweep()
+    assert store.held == {NEW, OTHER}
