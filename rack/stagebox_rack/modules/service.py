@@ -252,9 +252,8 @@ class ModuleService:
         await self._arrange()  # what may not run any more ends before anything else is looked at
         verdicts = await self._verdicts(files)
         self._apply(verdicts)
-        await (
-            self._stop_ended()
-        )  # a serial floor that was raised just now may end another file of that module
+        # A serial floor that was raised just now may end another file of that module.
+        await self._stop_ended()
         await self._arrange()
         inserts = (slot.insert for slot in self._slots)
         self._supply.want(tuple(i for i in inserts if i.id in verdicts and verdicts[i.id].missing))
