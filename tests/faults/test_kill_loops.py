@@ -33,8 +33,8 @@ from support.zygote import Zygote
 
 KILLS = 200
 PLENTY, LITTLE = 1 << 30, 1 << 20
-LONGEST_LIFE_S = 2.0
-"""A life that does not come to its point by then is ended at a moment that nobody named."""
+LONGEST_LIFE, LONGEST_LIFE_S = 800, 8.0
+"""A life that has said so much, or went on for so long, without coming to its point is ended at a moment nobody named."""
 
 RACK_POINTS = [
     "before create spare", "half pwrite spare", "before rename spare", "after rename spare",
@@ -146,12 +146,15 @@ async def lives(
         if world.named.total() >= KILLS and world.named.keys() >= set(points):
             return
         timer = asyncio.get_running_loop().call_later(LONGEST_LIFE_S, zygote.kill)
-        killed = False
+        killed, said = False, 0
         async for words in start(zygote, point=point, nth=source.choice([1, 1, 2, 3])):
             world.hear(words)
+            said += 1
+            if said == LONGEST_LIFE:
+                zygote.kill()
             if words[0] == "ended":
                 killed = words[1] == "-9"
-        if asyncio.get_running_loop().time() < timer.when():
+        if said < LONGEST_LIFE and asyncio.get_running_loop().time() < timer.when():
             world.named[point] += 1
         timer.cancel()
         assert killed, "\n".join(zygote.noise)
