@@ -34,7 +34,7 @@ from support.zygote import Zygote
 KILLS = 200
 PLENTY, LITTLE = 1 << 30, 1 << 20
 LONGEST_LIFE, LONGEST_LIFE_S = 800, 8.0
-"""A life that has said so much, or went on for so long, without coming to its point is ended at a moment nobody named."""
+"""A life that said so much, or went on for so long, and did not come to its point is ended at an unnamed moment."""
 
 RACK_POINTS = [
     "before create spare", "half pwrite spare", "before rename spare", "after rename spare",
