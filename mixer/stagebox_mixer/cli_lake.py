@@ -15,6 +15,7 @@ import typer
 from stagebox.cli.admin.calls import IdentityOption, MixerOption, mixer_api
 from stagebox.cli.completion import one_of
 from stagebox.cli.options import ConfigOption, JsonOption, invocation, settings_for
+from stagebox.cli.progress import progress
 
 if TYPE_CHECKING:
     from stagebox_mixer.lake.reading import LakeReader, Span
@@ -170,8 +171,8 @@ def export_command(
     asked = sql or query.all_of(kind)
     reader = _reader(ctx, directory, data_dir, lake, passphrase_file, config)
     answer = query.run(query.connect(reader, _span(rack, first, last)), asked)
-    with _progress("rows written", quiet=as_json) as progress:
-        rows = export(answer, out, fmt or out.suffix.lstrip("."), lambda done: progress(done, 0))
+    with progress("rows written", quiet=as_json) as tell:
+        rows = export(answer, out, fmt or out.suffix.lstrip("."), lambda done: tell(done, 0))
     typer.echo(json.dumps({"rows": rows, "out": str(out)}) if as_json else f"{rows} rows written to {out}")
 
 
@@ -193,8 +194,8 @@ def verify_command(
 
     reader = _reader(ctx, directory, data_dir, lake, passphrase_file, config)
     try:
-        with _progress("verifying", quiet=as_json) as progress:
-            report = verify(reader, _span(rack, first, last), progress)
+        with progress("verifying", quiet=as_json) as tell:
+            report = verify(reader, _span(rack, first, last), tell)
     except LakeDamageError as error:
         if as_json:
             typer.echo(json.dumps({"verified": False, **asdict(error.report)}))
@@ -343,17 +344,3 @@ def _spinner(what: str, *, quiet: bool) -> Iterator[None]:
 
     with Console(stderr=True).status(what):
         yield
-
-
-@contextmanager
-def _progress(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on a terminal; a program that reads our output gets none."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total or None)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,12 +11,12 @@ import typer
 
 from stagebox.cli.completion import one_of
 from stagebox.cli.options import ConfigOption, JsonOption, settings_for
+from stagebox.cli.progress import progress
 
 if TYPE_CHECKING:
     from nacl.signing import SigningKey
 
     from stagebox_rack.state import StatePaths
-    from stagebox_rack.wal.inspect import Progress
 
 app = typer.Typer(help="Look into the write-ahead log.", no_args_is_help=True, add_completion=False)
 
@@ -74,9 +72,9 @@ def verify_command(
 
     paths = _paths(ctx, state_dir, config)
     try:
-        with _progress("verifying", quiet=as_json) as progress:
+        with progress("verifying", quiet=as_json) as tell:
             public, earlier = _rack_keys(paths)
-            report = verify(paths.wal, public, earlier=earlier, progress=progress)
+            report = verify(paths.wal, public, earlier=earlier, progress=tell)
     except JournalDamageError as error:
         if as_json:
             typer.echo(json.dumps({"verified": False, **asdict(error.report)}))
@@ -107,11 +105,9 @@ def export_command(
     from stagebox_rack.wal.export import export
 
     paths = _paths(ctx, state_dir, config)
-    with _progress("exporting", quiet=as_json) as progress:
+    with progress("exporting", quiet=as_json) as tell:
         public, earlier = _rack_keys(paths)
-        report = export(
-            paths.wal, out, fmt or out.suffix.lstrip("."), public, earlier=earlier, progress=progress
-        )
+        report = export(paths.wal, out, fmt or out.suffix.lstrip("."), public, earlier=earlier, progress=tell)
     if as_json:
         typer.echo(json.dumps(asdict(report)))
     else:
@@ -134,9 +130,9 @@ def repair_command(
     from stagebox_rack.wal.repair import repair
 
     paths = _paths(ctx, state_dir, config)
-    with _progress("repairing", quiet=as_json) as progress:
+    with progress("repairing", quiet=as_json) as tell:
         rack, key, earlier = _rack_identity(paths)
-        report = repair(paths.wal, key, earlier, rack=rack, dry_run=dry_run, progress=progress)
+        report = repair(paths.wal, key, earlier, rack=rack, dry_run=dry_run, progress=tell)
     if as_json:
         typer.echo(json.dumps(report.as_json()))
     else:
@@ -221,23 +217,3 @@ def _rack_identity(paths: StatePaths) -> tuple[str, SigningKey, tuple[bytes, ...
             remedy="restore the state directory from one backup",
         )
     return passport.read(paths.passport, pinned_cluster(paths)).name, key, earlier
-
-
-@contextmanager
-def _progress(what: str, *, quiet: bool) -> Iterator[Progress | None]:
-    """Show a bar on a terminal; a program that reads our output gets none."""
-    import sys
-
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-
-        def advance(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield advance
