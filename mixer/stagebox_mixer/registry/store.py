@@ -147,7 +147,7 @@ class Bucket(Generic[_Entry]):
             BusError: the bus is down.
         """
         keys = await self.keys()
-        # Whatever the server has under is a key to it, also one that no client would write.
+        # A key is whatever the server keeps something under, also one that no client would write.
         found = await asyncio.gather(*(self._find(key, validate=False) for key in keys))
         entries = {
             key: stored.entry for key, stored in zip(keys, found, strict=True) if isinstance(stored, Stored)
