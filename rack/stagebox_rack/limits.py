@@ -226,9 +226,7 @@ class RackLimits:
     module_host_settled: float = 60.0  # a host that lived this long is restarted at once
     module_host_nice: int = 5
     module_host_data_bytes: int = 2 << 30  # memory it can write to; the next two are of it
-    module_host_room_bytes: int = (
-        1 << 30
-    )  # for what is placed on it: 51 modules as they are granted by default
+    module_host_room_bytes: int = 1 << 30  # for what is placed on it
     module_host_swap_bytes: int = 512 << 20  # and for versions that end while the next ones start
     module_instance_bytes: int = 4 << 20  # what an instance takes beside its memory; 3 MiB was the most seen
     module_host_descriptors: int = 1024

@@ -49,10 +49,14 @@ class Host:
         return self._bells[1]
 
     @property
-    def load(self) -> tuple[int, int]:
-        """How many bytes may be taken by what is placed on it, and how many lanes it has."""
-        arrangements = [one for one, _ in self._arrangements.values()]
-        return sum(one.room for one in arrangements), len(arrangements)
+    def taken(self) -> int:
+        """How many bytes may be taken by what is placed on it."""
+        return sum(one.room for one, _ in self._arrangements.values())
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes it has."""
+        return len(self._arrangements)
 
     @property
     def pid(self) -> int | None:

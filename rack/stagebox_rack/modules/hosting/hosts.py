@@ -39,7 +39,7 @@ Report = Callable[[HostEvent], None]
 class ModuleHosts:
     """Up to ``count`` host processes (None: one a core), each started when something is placed on it.
 
-    A chain or feed is on one host, which has room for so many bytes as its modules were granted together. What has none
+    A chain or feed is on one host, which has room for so many bytes as its modules may take together. What has none
     waits, and is brought there when there is some.
 
     ``report`` is called in the event loop's thread and must not block. All methods belong to that thread.
@@ -152,7 +152,7 @@ class ModuleHosts:
         return tuple(host.pid for host in self._hosts if host.pid is not None)
 
     def _room(self) -> tuple[Host, int]:
-        for host in sorted(self._hosts, key=lambda host: host.load):
+        for host in sorted(self._hosts, key=lambda host: (host.taken, host.lanes)):
             number = host.free()
             if number is not None:
                 return host, number

@@ -65,11 +65,11 @@ class Lodging:
     def fits(self, other: Host) -> bool:
         """Whether all that is wanted here would have room at ``other``."""
         wanted = sum(bytes_for(one.module.limits) for one in self.wanted)
-        return other.free() is not None and other.load[0] + wanted <= LIMITS.module_host_room_bytes
+        return other.free() is not None and other.taken + wanted <= LIMITS.module_host_room_bytes
 
     def _fitting(self) -> list[PlacedModule]:
         """What is there already keeps its room, of the rest each has it in turn."""
-        left = LIMITS.module_host_room_bytes - self.host.load[0] + self.arrangement.room
+        left = LIMITS.module_host_room_bytes - self.host.taken + self.arrangement.room
         there = {one.insert for one in self.arrangement.placements}
         fitting: set[str] = set()
         for one in sorted(self.wanted, key=lambda one: one.insert not in there):

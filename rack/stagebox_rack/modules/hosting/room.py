@@ -1,8 +1,9 @@
 """How much memory instances may take in their host. Pure.
 
 A host may write to `module_host_data_bytes` and no more, so what one guest takes another cannot have. An instance is
-therefore counted with all that it was granted, from before it begins until it is let go, and is not begun where that
-does not fit. What is left beside :class:`Room` is the interpreter's, the lanes' and that of code being loaded.
+therefore counted with all that its memory may grow to, from before it begins until it is let go, and is not begun
+where that does not fit. What is left beside :class:`Room` is the interpreter's, the lanes' and that of code being
+loaded.
 """
 
 from __future__ import annotations
