@@ -119,9 +119,9 @@ def trust_vendor(directory: Path) -> None:
     trusted.chmod(0o600)
 
 
-async def all_are(rack: Rack, state: str) -> bool:
-    """Whether every module of the rack, of which there are some, is in that state."""
-    return {fact["state"] for fact in rack.modules()} == {state}
+async def all_are(rack: Rack, state: str, code: str = "") -> bool:
+    """Whether every module of the rack, of which there are some, is in that state, for that reason."""
+    return {(fact["state"], fact["code"]) for fact in rack.modules()} == {(state, code)}
 
 
 def rejections(mixer: RunningMixer) -> list[Event]:
@@ -283,7 +283,7 @@ async def test_the_alert_of_a_refused_module_reaches_the_lake_although_nobody_wa
     [kept] = (tmp_path / "rack" / "modules").glob("*.wasm")
     kept.write_bytes(kept.read_bytes()[:-1] + b"\0")
     async with running_rack(tmp_path / "rack") as rack:
-        await until(lambda: all_are(rack, "waiting"))
+        await until(lambda: all_are(rack, "waiting", "wrong_digest"))
         back_ns = time.time_ns()
         async with running_mixer(cluster, tmp_path / "data", **ports) as mixer:
             await until(lambda: rejected_in_the_lake(mixer), timeout=40)

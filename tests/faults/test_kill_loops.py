@@ -35,8 +35,8 @@ KILLS = 200
 PLENTY, LITTLE = 1 << 30, 1 << 20
 LONGEST_LIFE_S = 2.0
 """A life that does not come to its point by then is ended at a moment that nobody named."""
-MORE_LIVES, LONGER_LIFE_S = 60, 10.0
-"""On a slow machine some points are not come to by then: they have so many lives more, and so long ones."""
+MORE_LIVES, LONGER_LIFE_S = 60, 20.0
+"""On a slow machine some points are not come to by then: they have so many lives more, so long, in good weather."""
 
 RACK_POINTS = [
     "before create spare", "half pwrite spare", "before rename spare", "after rename spare",
@@ -69,6 +69,8 @@ class World:
     named: Counter[str] = field(default_factory=Counter)
     alerts: list[str] = field(default_factory=list)
     numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(0, 1_000_000))
+    calm: bool = False
+    """Whether the network is left alone."""
 
     @property
     def place(self) -> dict[str, Any]:
@@ -90,7 +92,7 @@ class World:
             self.alerts.append(" ".join(words))
 
     async def bad_network(self, source: random.Random) -> None:
-        """Change the weather for ever."""
+        """Change the weather for ever, while it is not to be calm."""
         proxy = self.proxy
 
         def slow() -> None:
@@ -100,7 +102,8 @@ class World:
             proxy.slice_bytes = source.choice([100, 1000, 5000])
 
         while True:
-            source.choice([slow, sliced, slow, sliced, proxy.black_hole, proxy.reset, proxy.refuse])()
+            if not self.calm:
+                source.choice([slow, sliced, slow, sliced, proxy.black_hole, proxy.reset, proxy.refuse])()
             await asyncio.sleep(source.uniform(0.02, 0.15))
             proxy.clear()
             await asyncio.sleep(source.uniform(0.05, 0.4))
@@ -148,6 +151,7 @@ async def lives(
         if world.named.total() >= KILLS:
             break
         await one_life(zygote, start, point, world, nth=source.choice([1, 1, 2, 3]), longest=LONGEST_LIFE_S)
+    world.calm = True
     for _ in range(MORE_LIVES):
         missing = [point for point in points if point not in world.named]
         if not missing:

@@ -49,10 +49,12 @@ class Guest:
     code: str
 
 
-GUESTS = (
+LOOPS = (
     Guest("loop-start", module_wat(fields=f"(func $begin {FOREVER}) (start $begin)"), "module.stopped", "out_of_fuel"),
     Guest("loop-init", module_wat(init=f"{FOREVER} (i32.const 0)"), "module.stopped", "out_of_fuel"),
     Guest("loop-process", module_wat(FOREVER), "module.stopped", "out_of_fuel"),
+)  # fmt: skip
+GREEDY = (
     Guest(
         "grow-memory",
         module_wat("(if (i32.eq (memory.grow (i32.const 1)) (i32.const -1)) (then (unreachable)))", memory="5 256"),
@@ -69,6 +71,8 @@ GUESTS = (
         "unreachable",
     ),
     Guest("recursion", module_wat("(call $deep)", fields=_DEEP), "module.stopped", "stack_overflow"),
+)  # fmt: skip
+WRONG = (
     Guest("not-finite", module_wat("(global.set $gain (f32.const nan))"), "module.stopped", "not_finite"),
     Guest("short", module_wat("(return (i32.const 0))"), "module.stopped", "short_output"),
     Guest(
@@ -185,10 +189,11 @@ async def put(mixer: RunningMixer, name: str, wat: str, source: str) -> None:
         assert answer.status_code == 200, answer.text
 
 
+@pytest.mark.parametrize("guests", [LOOPS, GREEDY, WRONG], ids=["loops", "greedy", "wrong"])
 async def test_hostile_guests_leave_no_gap_in_capture_meters_or_recording_and_each_is_an_alert(
-    cluster: Cluster, tmp_path: Path
+    cluster: Cluster, tmp_path: Path, guests: tuple[Guest, ...]
 ) -> None:
-    names = [guest.name for guest in GUESTS]
+    names = [guest.name for guest in guests]
     sources = tuple(f"{name}=tone:997@{TONE_DBFS:g}" for name in names)
     async with running_mixer(cluster, tmp_path / "data") as mixer, relay(mixer) as bus:
         await mixer.enroll(tmp_path / "rack", "stage-left")
@@ -197,9 +202,9 @@ async def test_hostile_guests_leave_no_gap_in_capture_meters_or_recording_and_ea
         async with running_rack(tmp_path / "rack", sources=sources) as rack:
             watched = Watched(rack, meters, alerts, names)
             try:
-                for guest in GUESTS:
+                for guest in guests:
                     await put(mixer, guest.name, guest.wat, guest.name)
-                for guest in GUESTS:
+                for guest in guests:
                     alert = await watched.alert(guest.alert, module=guest.name)
                     assert guest.code in alert.detail["code"], (guest, alert.detail)
             finally:
