@@ -9,13 +9,15 @@
 ``Ack`` is the ack's envelope, empty while the command is under way. ``After`` is when the command was issued (ns, the
 mixer's clock): one issued at or before it is refused, whatever its sequence. The sum finds damage; who could forge it
 owns the rack. A missing file is a rack that was never commanded; a damaged one is refused, and nothing is believed in
-its place but a fresh answer of the mixer.
+its place but a fresh answer of the mixer. Unknown fields are kept.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from stagebox import cbor
 from stagebox.control.fields import DIGEST_BYTES
@@ -37,11 +39,14 @@ class CommandMark:
     digest: bytes = bytes(DIGEST_BYTES)
     ack: bytes = field(default=b"", repr=False)
     issued_after: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of a later release, kept as they are."""
 
     def encode(self) -> bytes:
         """Return the file's content."""
         return summed.encode(
             {
+                **self.extra,
                 "Cluster": self.cluster,
                 "Rack": self.rack,
                 "Seq": self.seq,
@@ -67,6 +72,7 @@ class CommandMark:
             digest=cbor.take_bytes(fields, "Digest", what, length=DIGEST_BYTES),
             ack=cbor.take_bytes(fields, "Ack", what),
             issued_after=cbor.take_uint(fields, "After", what),
+            extra=fields,
         )
 
 

@@ -144,6 +144,14 @@ def test_a_mark_cut_short_is_found(mark: CommandMark, data: st.DataObject) -> No
         CommandMark.decode(whole[: data.draw(st.integers(0, len(whole) - 1))])
 
 
+@given(marks)
+def test_fields_of_a_later_release_are_kept_through_the_next_command(mark: CommandMark) -> None:
+    newer = replace(mark, extra={"Later": [1, "x"]})
+    read = CommandMark.decode(newer.encode())
+    assert read == newer
+    assert CommandMark.decode(replace(read, ack=b"ack").encode()).extra == {"Later": [1, "x"]}
+
+
 def test_a_rack_never_commanded_starts_from_nothing(tmp_path: Path) -> None:
     assert load_mark(tmp_path / "commands.cbor", cluster=CLUSTER, rack=RACK) == CommandMark(CLUSTER, RACK)
 
