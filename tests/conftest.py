@@ -42,6 +42,11 @@ def pytest_configure(config: pytest.Config) -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def pytest_unconfigure() -> None:
+    """Let the end find what `leak_check` froze: libraries complain about what is never let go."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> None:
     """Check tests with real parts for leaks; the others stay free of an event loop they do not need."""
