@@ -6,6 +6,7 @@ What they say is taken from the bus by a verifying subscriber.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,10 @@ async def ship(mixer: RunningMixer, made: Built, **where: Any) -> None:
             assert answer.status_code == 200, answer.text
 
 
-async def said(mixer: RunningMixer, module: str, out: str, count: int) -> list[ModuleRecord]:
-    """The next ``count`` records of a module, each proved by the rack's signed checkpoints."""
+async def said(
+    mixer: RunningMixer, module: str, out: str, enough: Callable[[list[ModuleRecord]], bool]
+) -> list[ModuleRecord]:
+    """The next records of a module until they are ``enough``, each proved by the rack's signed checkpoints."""
     pattern = f"rack.stage-left.module.{module}.{out}"
     viewer = mixer.cluster.client(Role.VIEWER)
     async with (
@@ -70,9 +73,18 @@ async def said(mixer: RunningMixer, module: str, out: str, count: int) -> list[M
         bus.open_records(pattern, verify=True, on_bad="raise") as records,
         asyncio.timeout(40),
     ):
-        heard = [await anext(aiter(records)) for _ in range(count)]
-    assert {record.verification for record in heard} == {Verification.VERIFIED}
-    return [record.value for record in heard if isinstance(record.value, ModuleRecord)]
+        heard: list[ModuleRecord] = []
+        while not enough(heard):
+            record = await anext(aiter(records))
+            assert record.verification is Verification.VERIFIED
+            assert isinstance(record.value, ModuleRecord)
+            heard.append(record.value)
+    return heard
+
+
+def classes(events: list[ModuleRecord]) -> set[str]:
+    """What a noise-event classifier heard."""
+    return {event.data["class"] for event in events}
 
 
 async def measured(mixer: RunningMixer, source: str, wanted: float) -> None:
@@ -109,19 +121,22 @@ async def test_the_examples_do_on_a_rack_what_they_say(cluster: Cluster, tmp_pat
 
             await measured(mixer, "main", TONE_DBFS - 12)
             # Beside the source the audio is as it was captured, whatever sits before the meters.
-            levels = await said(mixer, "spl-logger", "leq", 3)
+            levels = await said(mixer, "spl-logger", "leq", lambda heard: len(heard) == 3)
             for level in levels[1:]:
                 assert level.data["LAeq"] == pytest.approx(TONE_DBFS + SINE_RMS_DB + 94, abs=0.05)
                 assert level.data["frames"] == RATE
                 assert (level.source, level.version) == ("main", made["spl-logger"].manifest.version)
             assert levels[2].start - levels[1].start == RATE
-            events = await said(mixer, "noise-event-classifier", "event", 2)
-            assert {event.data["class"] for event in events} == {"impulsive", "tonal"}
+            # A busy machine may pass a burst by, which comes again four seconds later.
+            events = await said(
+                mixer, "noise-event-classifier", "event", lambda heard: len(classes(heard)) > 1
+            )
+            assert classes(events) == {"impulsive", "tonal"}
             for event in events:
                 second = 2 if event.data["class"] == "impulsive" else 3
                 onset = (event.start - event.data["onset_before"]) % (4 * RATE)
                 assert onset == pytest.approx(second * RATE, abs=RATE // 100)
-            loudest = await said(mixer, "watch", "loudest", 2)
+            loudest = await said(mixer, "watch", "loudest", lambda heard: len(heard) == 2)
             # It hears the meter frames, and they are behind the equaliser.
             assert loudest[1].data["peak_dbfs"] == pytest.approx(TONE_DBFS - 12, abs=0.1)
             assert {fact["state"] for fact in rack.modules()} == {"running"}
