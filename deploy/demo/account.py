@@ -77,7 +77,7 @@ class RackEvidence:
 
 @dataclass(frozen=True)
 class Account:
-    """The whole run. ``seconds`` is how long both racks ran after their first frames."""
+    """The whole run. ``seconds`` is how long both racks ran after they were heard."""
 
     racks: Sequence[RackEvidence]
     startup_ms: float

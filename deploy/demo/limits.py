@@ -14,6 +14,7 @@ class DemoLimits:
     mixer_ready: float = 30.0
     rack_waiting: float = 30.0  # spawn of a rack until it waits for its enrollment
     first_frame: float = 30.0  # end of `admin enroll` until the first frame is here
+    first_audio: float = 10.0  # a listener's lease until the first audio record is here
     rack_stop: float = 20.0  # more than a rack's own drain and audio stop
     mixer_stop: float = 20.0
     killed: float = 5.0  # a killed process is gone after this, or the kernel is in trouble

@@ -86,7 +86,7 @@ class Session:
                 async with open_lake(mixer.api, cluster.viewer, RACKS) as lake:
                     for name in RACKS:
                         await self._enroll(cluster, mixer, name, tickets[name], telemetry.racks[name])
-                    async with self._listening(cluster, mixer):
+                    async with self._listening(cluster, mixer, telemetry):
                         seconds = await self._show(cluster, mixer, telemetry, lake)
                     evidence = await self._finish(cluster, telemetry, lake)
                 strangers = telemetry.strangers
@@ -111,29 +111,23 @@ class Session:
     ) -> None:
         spawned, ended = await cluster.enroll(mixer, name, ticket)
         self._enroll_ms[name] = (ended - spawned) * 1000
-        watching = asyncio.create_task(cluster.watch())
-        arriving = asyncio.create_task(rack.first_frame.wait())
-        try:
-            done, _ = await asyncio.wait(
-                {watching, arriving}, timeout=LIMITS.first_frame, return_when=asyncio.FIRST_COMPLETED
+        if not await _came(cluster, rack.first_frame, LIMITS.first_frame):
+            raise DemoError(
+                f"no meter frame of rack {name!r} came in {LIMITS.first_frame:g} s", log=cluster.log(name)
             )
-            if watching in done:
-                watching.result()
-            if arriving not in done:
-                raise DemoError(
-                    f"no meter frame of rack {name!r} came in {LIMITS.first_frame:g} s", log=cluster.log(name)
-                )
-        finally:
-            await _cancel([watching, arriving])
         self._first_frame_ms[name] = (rack.first_frame_at - spawned) * 1000
         self._screen.say(f"{name} enrolled; first meter frame after {self._first_frame_ms[name]:.0f} ms")
 
     @contextlib.asynccontextmanager
-    async def _listening(self, cluster: ThrowawayCluster, mixer: MixerAddress) -> AsyncIterator[None]:
-        """Listen to every rack meanwhile: racks send audio only while somebody does."""
+    async def _listening(
+        self, cluster: ThrowawayCluster, mixer: MixerAddress, telemetry: Telemetry
+    ) -> AsyncIterator[None]:
+        """Listen to every rack meanwhile, and begin when all are heard: racks send audio only while somebody does."""
         leases = [LeaseHolder(mixer.api, cluster.viewer, name, MONITOR_BUS) for name in RACKS]
         try:
             await _all([lease.take() for lease in leases])
+            for rack in telemetry.racks.values():
+                await _came(cluster, rack.heard, LIMITS.first_audio)  # whose is missing, the account says
             yield
         finally:
             await _all([lease.release() for lease in leases])
@@ -234,6 +228,23 @@ async def _all(works: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(work) for work in works]
     return [task.result() for task in tasks]
+
+
+async def _came(cluster: ThrowawayCluster, event: asyncio.Event, within: float) -> bool:
+    """Wait for an event while all processes run; whether it came in so many seconds.
+
+    Raises:
+        DemoError: a process ended by itself.
+    """
+    watching = asyncio.create_task(cluster.watch())
+    coming = asyncio.create_task(event.wait())
+    try:
+        done, _ = await asyncio.wait({watching, coming}, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+        if watching in done:
+            watching.result()
+        return coming in done
+    finally:
+        await _cancel([watching, coming])
 
 
 async def _both(first: Coroutine[Any, Any, _T], second: Coroutine[Any, Any, _U]) -> tuple[_T, _U]:

@@ -57,6 +57,8 @@ class RackTelemetry:
         self.frame: MeterFrame | None = None
         self.first_frame = asyncio.Event()
         self.first_frame_at = 0.0
+        self.heard = asyncio.Event()
+        """Set by its first audio record."""
         self._statuses: deque[Record] = deque()
         self.status: Status | None = None
         self.final: Status | None = None
@@ -68,6 +70,8 @@ class RackTelemetry:
             self._meter(record.value, now)
         elif isinstance(record.value, Status):
             self._statuses.append(record)
+        elif record.kind is Kind.AUDIO:
+            self.heard.set()
 
     def sweep(self) -> None:
         """Follow what has been verified since; a status is believed only then."""
