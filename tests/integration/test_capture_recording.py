@@ -72,10 +72,16 @@ from stagebox_rack.audio.device import DeviceCapture
 from stagebox_rack.audio.ring import Ring
 from stagebox_rack.audio.source_uri import parse_source
 
+class Enough(Ring):
+    # The device has no clock: it would go round any ring before a busy machine has read it once.
+    def write(self, samples, index, time_ns, flags):
+        if index < frames:
+            super().write(samples, index, time_ns, flags)
+
 spec, frames, out = parse_source(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 capture = DeviceCapture(spec, lambda event: None, CaptureClock())
 format_ = capture.open()
-ring = Ring(frames * 4, format_.channels, min_block=64, dtype=format_.dtype)
+ring = Enough(frames * 4, format_.channels, min_block=64, dtype=format_.dtype)
 cursor = ring.open_cursor()
 capture.start(ring)
 parts, have = [], 0
