@@ -92,7 +92,7 @@ class World:
             self.alerts.append(" ".join(words))
 
     async def bad_network(self, source: random.Random) -> None:
-        """Change the weather for ever, while it is not to be calm."""
+        """Change the weather for ever; no more once it is to be calm."""
         proxy = self.proxy
 
         def slow() -> None:
